@@ -1,0 +1,226 @@
+"""One error tree for the whole system.
+
+An error that a person may see says three things: what happened (`message`), whose fault it is (`fault`), and what to do next
+(`hint`). Programs look at `code`, which is stable, and at `detail`, whose values are plain JSON. HTTP knows nothing here:
+`common.wire.problem` holds the one table from errors to statuses.
+
+Wrap with `raise X(...) from exc`; the outer message never repeats the inner one.
+"""
+
+import enum
+from typing import Any, ClassVar
+
+
+class Kind(enum.StrEnum):
+    INVALID = "invalid"
+    UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not-found"
+    CONFLICT = "conflict"
+    EXHAUSTED = "exhausted"
+    UNAVAILABLE = "unavailable"
+    TIMEOUT = "timeout"
+    INTERNAL = "internal"
+
+
+class Fault(enum.StrEnum):
+    """Who has to act."""
+
+    USER = "user"
+    QUOTA = "quota"
+    INFRASTRUCTURE = "infrastructure"
+
+
+class BackendError(Exception):
+    """Root of the tree. Subclasses fix `kind`, `code` and `fault`; an instance adds a message, a hint and details."""
+
+    kind: ClassVar[Kind] = Kind.INTERNAL
+    code: ClassVar[str] = "internal"
+    fault: ClassVar[Fault] = Fault.INFRASTRUCTURE
+
+    def __init__(self, message: str = "", *, hint: str = "", **detail: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.detail: dict[str, Any] = detail
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}" if self.message else self.code
+
+
+class InvalidInput(BackendError):
+    """A parameter is missing, malformed or out of range."""
+
+    kind = Kind.INVALID
+    code = "request.invalid"
+    fault = Fault.USER
+
+
+class MalformedBody(InvalidInput):
+    code = "request.malformed-body"
+
+
+class TooLarge(InvalidInput):
+    """A body or a file is over its limit; `detail` has `limit_bytes`."""
+
+    code = "request.too-large"
+
+
+class BadAuthParameters(InvalidInput):
+    """The signature's headers are missing, malformed, or the date is off by more than the allowed skew."""
+
+    code = "auth.invalid-parameters"
+
+
+class Unauthenticated(BackendError):
+    """Unknown or inactive key, or a signature that does not match."""
+
+    kind = Kind.UNAUTHENTICATED
+    code = "auth.failed"
+    fault = Fault.USER
+
+
+class Forbidden(BackendError):
+    kind = Kind.FORBIDDEN
+    code = "access.forbidden"
+    fault = Fault.USER
+
+
+class InsufficientPrivilege(Forbidden):
+    code = "access.insufficient-privilege"
+
+
+class NotFound(BackendError):
+    """No such thing, or no permission to see it. `what` names the kind of thing as users know it ("session")."""
+
+    kind = Kind.NOT_FOUND
+    code = "object.not-found"
+    fault = Fault.USER
+    what: ClassVar[str] = "object"
+
+
+class SessionNotFound(NotFound):
+    code = "session.not-found"
+    what = "session"
+
+
+class ImageNotFound(NotFound):
+    code = "image.not-found"
+    what = "environment image"
+
+
+class ProjectNotFound(NotFound):
+    code = "project.not-found"
+    what = "user group (or project)"
+
+
+class DomainNotFound(NotFound):
+    code = "domain.not-found"
+    what = "domain"
+
+
+class UserNotFound(NotFound):
+    code = "user.not-found"
+    what = "user"
+
+
+class FileNotFound(InvalidInput):
+    """A path in a session that is not there, leaves the home folder, or is over the limit (400 on the wire, as published)."""
+
+    code = "session.file-not-found"
+
+
+class AmbiguousSession(BackendError):
+    """A name matches several sessions; `detail["matches"]` lists them with id, name and status."""
+
+    kind = Kind.NOT_FOUND
+    code = "session.ambiguous"
+    fault = Fault.USER
+
+
+class Conflict(BackendError):
+    kind = Kind.CONFLICT
+    code = "request.conflict"
+    fault = Fault.USER
+
+
+class SessionExists(Conflict):
+    """The owner has a live session of that name; `detail["existingSessionId"]` is its id."""
+
+    code = "session.already-exists"
+
+
+class InvalidSessionState(Conflict):
+    """The session's present status does not allow what was asked; `detail` has `status`."""
+
+    code = "session.invalid-state"
+
+
+class QuotaExceeded(BackendError):
+    """A resource policy says no; `detail` names the limit, what was asked and what is left."""
+
+    kind = Kind.EXHAUSTED
+    code = "quota.exceeded"
+    fault = Fault.QUOTA
+
+
+class RateLimited(BackendError):
+    kind = Kind.EXHAUSTED
+    code = "request.rate-limited"
+    fault = Fault.QUOTA
+
+
+class ImpossibleResources(InvalidInput):
+    """No agent could ever satisfy the request. `detail["slots"]` lists slot, asked and available (largest agent)."""
+
+    code = "session.impossible-resources"
+
+
+class Unavailable(BackendError):
+    kind = Kind.UNAVAILABLE
+    code = "service.unavailable"
+
+
+class NoAgent(Unavailable):
+    """No agent is there to do it."""
+
+    code = "agent.none-available"
+
+
+class AgentUnreachable(Unavailable):
+    code = "agent.unreachable"
+
+
+class Frozen(Unavailable):
+    code = "manager.frozen"
+
+
+class Timeout(BackendError):
+    kind = Kind.TIMEOUT
+    code = "request.timeout"
+
+
+class KernelError(BackendError):
+    """A kernel (container) could not do what was asked."""
+
+    code = "kernel.failed"
+
+
+class KernelCreationFailed(KernelError):
+    code = "kernel.creation-failed"
+
+
+class KernelExecutionFailed(KernelError):
+    code = "kernel.execution-failed"
+
+
+class KernelRestartFailed(KernelError):
+    code = "kernel.restart-failed"
+
+
+class ConfigError(BackendError):
+    """A configuration file or variable is wrong; the message names the file, the line and the key."""
+
+    kind = Kind.INVALID
+    code = "config.invalid"
+    fault = Fault.USER

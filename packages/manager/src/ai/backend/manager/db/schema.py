@@ -1,0 +1,226 @@
+"""All tables, once, for SQLite and PostgreSQL alike. Only `store.py` files and migrations use them.
+
+Amounts are JSON objects of slot name to integer (milli-units, bytes). Times are UTC (`UtcDateTime` refuses naive values and returns aware
+ones on both engines). Enumerations are text with a CHECK by name, so that adding a value is an ordinary migration. What can be derived
+from rows (occupied slots of an agent, of a keypair) is never stored.
+"""
+
+import sqlalchemy as sa
+
+from .column import JsonDocument, UtcDateTime
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+domains = sa.Table(
+    "domains",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("description", sa.String(512), nullable=False, default=""),
+    sa.Column("is_active", sa.Boolean, nullable=False, default=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("total_resource_slots", JsonDocument, nullable=False, default=dict),
+)
+
+projects = sa.Table(
+    "projects",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.Column("domain_name", sa.ForeignKey("domains.name"), nullable=False),
+    sa.Column("description", sa.String(512), nullable=False, default=""),
+    sa.Column("is_active", sa.Boolean, nullable=False, default=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("total_resource_slots", JsonDocument, nullable=False, default=dict),
+    sa.UniqueConstraint("domain_name", "name"),
+)
+
+users = sa.Table(
+    "users",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("email", sa.String(254), nullable=False, unique=True),
+    sa.Column("username", sa.String(64), nullable=False, unique=True),
+    sa.Column("full_name", sa.String(128), nullable=False, default=""),
+    sa.Column("password_hash", sa.String(256), nullable=False),
+    sa.Column("role", sa.String(16), nullable=False),  # superadmin, admin, user, monitor
+    sa.Column("status", sa.String(24), nullable=False, default="active"),
+    sa.Column("domain_name", sa.ForeignKey("domains.name"), nullable=False),
+    sa.Column("allowed_client_ip", JsonDocument, nullable=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+)
+
+project_members = sa.Table(
+    "project_members",
+    metadata,
+    sa.Column("project_id", sa.ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("user_id", sa.ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+)
+
+keypair_policies = sa.Table(
+    "keypair_policies",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("total_resource_slots", JsonDocument, nullable=False, default=dict),  # {} = unlimited
+    sa.Column("max_concurrent_sessions", sa.Integer, nullable=False),
+    sa.Column("max_containers_per_session", sa.Integer, nullable=False),
+    sa.Column("max_session_lifetime_s", sa.Integer, nullable=False, default=0),  # 0 = unlimited
+)
+
+keypairs = sa.Table(
+    "keypairs",
+    metadata,
+    sa.Column("access_key", sa.String(20), primary_key=True),
+    sa.Column("secret_key_sealed", sa.LargeBinary, nullable=False),  # sealed with the installation's key, never plain
+    sa.Column("user_id", sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("is_active", sa.Boolean, nullable=False, default=True),
+    sa.Column("is_admin", sa.Boolean, nullable=False, default=False),
+    sa.Column("policy_name", sa.ForeignKey("keypair_policies.name"), nullable=False),
+    sa.Column("rate_limit", sa.Integer, nullable=False),  # requests in 15 minutes
+    sa.Column("bootstrap_script", sa.Text, nullable=False, default=""),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+)
+
+resource_groups = sa.Table(
+    "resource_groups",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("description", sa.String(512), nullable=False, default=""),
+    sa.Column("is_active", sa.Boolean, nullable=False, default=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+)
+
+agents = sa.Table(
+    "agents",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("status", sa.String(16), nullable=False),  # agents.model.AgentStatus
+    sa.Column("status_changed_at", UtcDateTime, nullable=False),
+    sa.Column("resource_group", sa.ForeignKey("resource_groups.name"), nullable=False),
+    sa.Column("schedulable", sa.Boolean, nullable=False, default=True),
+    sa.Column("generation", sa.BigInteger, nullable=False, default=0),  # of its desired set; grows by one with each change of it
+    sa.Column("started_at_us", sa.BigInteger, nullable=False, default=0),  # newest report seen: (started_at_us, sequence)
+    sa.Column("sequence", sa.BigInteger, nullable=False, default=0),
+    sa.Column("last_seen_at", UtcDateTime, nullable=False),
+    sa.Column("first_contact_at", UtcDateTime, nullable=False),
+    sa.Column("capacity", JsonDocument, nullable=False, default=dict),
+    sa.Column("architecture", sa.String(16), nullable=False),
+    sa.Column("backend", sa.String(16), nullable=False),
+    sa.Column("version", sa.String(32), nullable=False),
+    sa.Column("address", sa.String(128), nullable=False, default=""),
+    sa.Column("healthy", sa.Boolean, nullable=False, default=True),
+    sa.Column("problem", sa.Text, nullable=False, default=""),
+)
+
+images = sa.Table(
+    "images",
+    metadata,
+    sa.Column("name", sa.String(256), primary_key=True),  # canonical: [registry/]path:tag
+    sa.Column("architecture", sa.String(16), primary_key=True),
+    sa.Column("digest", sa.String(128), nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("labels", JsonDocument, nullable=False, default=dict),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+)
+
+image_aliases = sa.Table(
+    "image_aliases",
+    metadata,
+    sa.Column("alias", sa.String(128), primary_key=True),
+    sa.Column("image_name", sa.String(256), nullable=False),
+    sa.Column("architecture", sa.String(16), nullable=False),
+)
+
+agent_images = sa.Table(  # which agent holds which image now
+    "agent_images",
+    metadata,
+    sa.Column("agent_id", sa.ForeignKey("agents.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("image_name", sa.String(256), primary_key=True),
+)
+
+sessions = sa.Table(
+    "sessions",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.Column("session_type", sa.String(16), nullable=False),
+    sa.Column("status", sa.String(24), nullable=False),  # session.model.SessionStatus
+    sa.Column("status_changed_at", UtcDateTime, nullable=False),
+    sa.Column("status_history", JsonDocument, nullable=False, default=dict),  # status name -> ISO time of its (last) start
+    sa.Column("deadline_at", UtcDateTime, nullable=True),  # when the status, if not terminal, is given up; NULL: only RUNNING
+    sa.Column("reason", sa.String(64), nullable=False, default=""),  # stable machine word: why it is in this status
+    sa.Column("reason_detail", JsonDocument, nullable=False, default=dict),  # message, hint, numbers
+    sa.Column("version", sa.BigInteger, nullable=False, default=1),  # guards every write
+    sa.Column("domain_name", sa.ForeignKey("domains.name"), nullable=False),
+    sa.Column("project_id", sa.ForeignKey("projects.id"), nullable=False),
+    sa.Column("user_id", sa.ForeignKey("users.id"), nullable=False),
+    sa.Column("access_key", sa.String(20), nullable=False),
+    sa.Column("resource_group", sa.String(64), nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False, default=10),
+    sa.Column("tag", sa.String(64), nullable=True),
+    sa.Column("requested_slots", JsonDocument, nullable=False),  # of all its kernels together
+    sa.Column("resource_opts", JsonDocument, nullable=False, default=dict),
+    sa.Column("environ", JsonDocument, nullable=False, default=dict),
+    sa.Column("startup_command", sa.Text, nullable=True),
+    sa.Column("bootstrap_script", sa.Text, nullable=False, default=""),
+    sa.Column("result", sa.String(16), nullable=False, default="undefined"),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("terminated_at", UtcDateTime, nullable=True),
+)
+sa.Index("ix_sessions_access_key_name", sessions.c.access_key, sessions.c.name)
+sa.Index("ix_sessions_status", sessions.c.status)
+# One live session for each (owner key, name): the database itself refuses a second one, whatever races.
+sa.Index(
+    "uq_sessions_live_name",
+    sessions.c.access_key,
+    sessions.c.name,
+    unique=True,
+    sqlite_where=sa.text("status NOT IN ('TERMINATED', 'CANCELLED', 'ERROR')"),
+    postgresql_where=sa.text("status NOT IN ('TERMINATED', 'CANCELLED', 'ERROR')"),
+)
+
+kernels = sa.Table(
+    "kernels",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("session_id", sa.ForeignKey("sessions.id"), nullable=False, index=True),
+    sa.Column("cluster_role", sa.String(16), nullable=False, default="main"),
+    sa.Column("cluster_idx", sa.Integer, nullable=False, default=1),
+    sa.Column("status", sa.String(24), nullable=False),  # session.model.KernelStatus
+    sa.Column("agent_id", sa.ForeignKey("agents.id"), nullable=True, index=True),
+    sa.Column("image_name", sa.String(256), nullable=False),
+    sa.Column("image_digest", sa.String(128), nullable=False, default=""),
+    sa.Column("architecture", sa.String(16), nullable=False),
+    sa.Column("image_labels", JsonDocument, nullable=False, default=dict),
+    sa.Column("requested_slots", JsonDocument, nullable=False),
+    sa.Column("shm_bytes", sa.BigInteger, nullable=False),
+    sa.Column("incarnation", sa.Integer, nullable=False, default=1),
+    sa.Column("stop_reason", sa.String(64), nullable=False, default=""),  # set once: from then on its target is "stop"
+    sa.Column("stop_forced", sa.Boolean, nullable=False, default=False),
+    sa.Column("container_id", sa.String(128), nullable=False, default=""),
+    sa.Column("step", sa.String(32), nullable=False, default=""),
+    sa.Column("exit_code", sa.Integer, nullable=True),
+    sa.Column("stats", JsonDocument, nullable=False, default=dict),
+    sa.Column("logs", sa.Text, nullable=True),  # kept from the end of the kernel on
+    sa.Column("status_changed_at", UtcDateTime, nullable=False),
+)
+sa.Index("ix_kernels_status", kernels.c.status)
+
+events = sa.Table(  # the outbox: written in the transaction of the change it tells, kept for a while, ids only grow
+    "events",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("created_at", UtcDateTime, nullable=False, index=True),
+    sa.Column("name", sa.String(48), nullable=False),  # session_started, kernel_terminated, ...
+    sa.Column("session_id", sa.Uuid, nullable=False),
+    sa.Column("payload", JsonDocument, nullable=False),
+)
+

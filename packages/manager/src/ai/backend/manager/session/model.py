@@ -1,0 +1,144 @@
+"""Sessions and their kernels as this system sees them. Frozen values; no SQL, no wire forms."""
+
+import enum
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from ai.backend.common.ids import AccessKey, AgentId, KernelId, ProjectId, SessionId, UserId
+from ai.backend.common.quantity import ResourceSlots
+
+
+class SessionStatus(enum.StrEnum):
+    """The published words."""
+
+    PENDING = "PENDING"
+    SCHEDULED = "SCHEDULED"
+    PREPARING = "PREPARING"
+    RUNNING = "RUNNING"
+    RESTARTING = "RESTARTING"
+    TERMINATING = "TERMINATING"
+    TERMINATED = "TERMINATED"
+    ERROR = "ERROR"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def terminal(self) -> bool:
+        return self in (SessionStatus.TERMINATED, SessionStatus.ERROR, SessionStatus.CANCELLED)
+
+    @property
+    def occupying(self) -> bool:
+        """Whether its kernels hold slots of their agents."""
+        return not self.terminal and self is not SessionStatus.PENDING
+
+
+KernelStatus = SessionStatus
+"""A kernel's statuses are the same words."""
+
+
+class SessionType(enum.StrEnum):
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
+    INFERENCE = "inference"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionDraft:
+    """A request for a session, not yet admitted. Amounts may be missing: the image's minimums fill them."""
+
+    name: str
+    image: str
+    architecture: str = "x86_64"
+    session_type: SessionType = SessionType.INTERACTIVE
+    domain_name: str = "default"
+    project: str = "default"
+    """Name or id."""
+    resource_group: str | None = None
+    resources: dict[str, str | int | float] = field(default_factory=dict)
+    resource_opts: dict[str, str | int | float] = field(default_factory=dict)
+    environ: dict[str, str] = field(default_factory=dict)
+    cluster_size: int = 1
+    tag: str | None = None
+    startup_command: str | None = None
+    bootstrap_script: str | None = None
+    reuse: bool = True
+    enqueue_only: bool = False
+    max_wait_s: float = 0
+    """0: as long as it takes."""
+    owner_access_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kernel:
+    id: KernelId
+    session_id: SessionId
+    cluster_role: str
+    cluster_idx: int
+    status: KernelStatus
+    agent_id: AgentId | None
+    image_name: str
+    image_digest: str
+    architecture: str
+    image_labels: dict[str, str]
+    requested_slots: ResourceSlots
+    shm_bytes: int
+    incarnation: int
+    stop_reason: str
+    stop_forced: bool
+    container_id: str
+    step: str
+    exit_code: int | None
+    stats: dict[str, int]
+
+    @property
+    def hostname(self) -> str:
+        return f"{self.cluster_role}{self.cluster_idx}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    id: SessionId
+    name: str
+    session_type: SessionType
+    status: SessionStatus
+    status_changed_at: datetime
+    status_history: dict[str, str]
+    deadline_at: datetime | None
+    reason: str
+    reason_detail: dict[str, Any]
+    version: int
+    domain_name: str
+    project_id: ProjectId
+    user_id: UserId
+    access_key: AccessKey
+    resource_group: str
+    priority: int
+    tag: str | None
+    requested_slots: ResourceSlots
+    resource_opts: dict[str, Any]
+    environ: dict[str, str]
+    startup_command: str | None
+    bootstrap_script: str
+    result: str
+    created_at: datetime
+    terminated_at: datetime | None
+    kernels: tuple[Kernel, ...]
+
+    @property
+    def main(self) -> Kernel:
+        return self.kernels[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Created:
+    """The answer to a creation. `waited_out`: `max_wait_s` passed before it ran (the published status word is TIMEOUT)."""
+
+    session: Session
+    created: bool
+    waited_out: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionPage:
+    items: tuple[Session, ...]
+    total_count: int

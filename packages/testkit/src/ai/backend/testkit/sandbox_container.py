@@ -1,0 +1,94 @@
+"""The sandbox backend under test: a small node in a temporary folder, with real processes, and a look at what is left of them."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from ai.backend.agent.container.errors import BackendUnavailable
+from ai.backend.agent.container.sandbox import SandboxBackend
+
+_FIRST_UID = 400_000
+
+
+class SandboxHarness:
+    """See `container_contract.Harness`. `node` is the folder of the node, with `images/` below it."""
+
+    def __init__(self, node: Path) -> None:
+        self.node = node
+        self.cgroup_parent = f"/backend.ai-test/{node.name}"
+        self.backend = self._make()
+        # Ids of its own, so that `leftovers` sees this test's processes alone.
+        number = _FIRST_UID + os.getpid() % 100_000
+        self.ids = (number, number) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+        self.shared_dir = node / "shared"
+        self.shared_dir.mkdir()
+        if os.geteuid() == 0:
+            os.chown(self.shared_dir, *self.ids)
+
+    @property
+    def image(self) -> str:
+        return self.backend._host_image().name
+
+    def _make(self) -> SandboxBackend:
+        return SandboxBackend(
+            state_dir=self.node / "containers",
+            bin_dir=self.node / "bin",
+            images_dir=self.node / "images",
+            runner_volume=self.node / "runner-test",
+            cgroup_parent=self.cgroup_parent,
+        )
+
+    async def reopen(self) -> SandboxBackend:
+        # The old object is only put aside, as `kill -9` would: of what it did, nothing but the files counts.
+        await self.backend.close()
+        self.backend = self._make()
+        await self.backend.open()
+        return self.backend
+
+    async def leftovers(self, name: str) -> list[str]:
+        found = [f"file {path}" for path in (self.node / "containers").rglob("*") if name in path.parts]
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if process.stat().st_uid == self.ids[0] != os.geteuid():
+                    found.append(f"process {process.name}: {(process / 'cmdline').read_bytes()!r}")
+            except FileNotFoundError:
+                continue
+        for root in Path("/sys/fs/cgroup").glob("*"):
+            group = root / self.cgroup_parent.strip("/") / name
+            if group.exists():
+                found.append(f"cgroup {group}")
+        found += [f"mount {line}" for line in Path("/proc/self/mounts").read_text().splitlines() if str(self.node) in line]
+        return found
+
+    def script(self, name: str, command: str) -> None:
+        """Real processes need no script."""
+
+
+@asynccontextmanager
+async def sandbox_harness() -> AsyncIterator[SandboxHarness]:
+    """A node that is erased at the end. Skips the test, or in CI fails it, on a machine that cannot run the sandbox."""
+    node = Path(tempfile.mkdtemp(prefix="sandbox-test-", dir="/var/tmp"))
+    node.chmod(0o755)
+    harness = SandboxHarness(node)
+    try:
+        try:
+            await harness.backend.open()
+        except BackendUnavailable as exc:
+            if os.environ.get("CI") == "true":
+                raise
+            pytest.skip(f"the sandbox cannot run on this machine: {exc.message}")
+        yield harness
+    finally:
+        for container in await harness.backend.list():
+            await harness.backend.remove(container.name)
+        await harness.backend.close()
+        shutil.rmtree(node)
+        for root in Path("/sys/fs/cgroup").glob("*"):
+            group = root / harness.cgroup_parent.strip("/")
+            if group.is_dir():
+                group.rmdir()
