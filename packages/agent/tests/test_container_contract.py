@@ -9,12 +9,9 @@ from random import Random
 import pytest
 
 from ai.backend.agent.container.model import ExitCause, ExitInfo
-
-pytest.register_assert_rewrite("ai.backend.testkit.container_contract")
-
-from ai.backend.testkit.container_contract import EAT_MEMORY, ContainerContract, RealContainerContract  # noqa: E402
-from ai.backend.testkit.fake_container import FAKE_IMAGE, FakeBackend, FakeContainer, FakeWorld  # noqa: E402
-from ai.backend.testkit.sandbox_container import SandboxHarness, sandbox_harness  # noqa: E402
+from ai.backend.testkit.container_contract import EAT_MEMORY, ContainerContract, RealContainerContract
+from ai.backend.testkit.fake_container import FAKE_IMAGE, FakeBackend, FakeContainer, FakeWorld
+from ai.backend.testkit.sandbox_container import SandboxHarness, sandbox_harness
 
 
 class FakeHarness:
@@ -38,8 +35,8 @@ class FakeHarness:
     async def leftovers(self, name: str) -> list[str]:
         return [name] if name in self.world.containers else []
 
-    def script(self, name: str, command: str) -> None:
-        self._commands[name] = command
+    def script(self, name: str, line: str) -> None:
+        self._commands[name] = line
 
     def _play(self, container: FakeContainer) -> None:
         name, loop = container.spec.name, asyncio.get_running_loop()

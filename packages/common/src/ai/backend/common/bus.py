@@ -46,7 +46,10 @@ def _codes(kind: type[BackendError]) -> dict[str, type[BackendError]]:
 
 def failure_of(exc: BackendError) -> rpc.Failure:
     """The wire form of an error."""
-    detail = {k: v if isinstance(v, str | int | float | bool | list) or v is None else str(v) for k, v in exc.detail.items()}
+    detail = {
+        k: v if isinstance(v, str | int | float | bool | list) or v is None else str(v)
+        for k, v in exc.detail.items()
+    }
     return rpc.Failure(code=exc.code, text=exc.message, hint=exc.hint, detail=detail)
 
 
@@ -71,7 +74,9 @@ class InProcessBus:
     async def call(self, agent_id: str, request: rpc.Request, reply: type[R], *, timeout_s: float) -> R:
         handler = self._handlers.get(agent_id)
         if handler is None:
-            raise AgentUnreachable(f"agent {agent_id} is not connected", hint="Check that the agent runs.", agent=agent_id)
+            raise AgentUnreachable(
+                f"agent {agent_id} is not connected", hint="Check that the agent runs.", agent=agent_id
+            )
         try:
             async with asyncio.timeout(timeout_s):
                 data = await self._answer(handler, rpc.encode(request))
@@ -106,5 +111,3 @@ class InProcessBus:
             return
         async with self._report_locks.setdefault(report.agent_id, asyncio.Lock()):
             await self._report_handler(rpc.decode_report(rpc.encode(report)))
-
-

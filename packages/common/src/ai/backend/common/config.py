@@ -18,7 +18,13 @@ T = TypeVar("T", bound=msgspec.Struct)
 PREFIX = "BACKENDAI_"
 
 
-def load(kind: type[T], path: Path | None, *, environ: Mapping[str, str], overrides: Mapping[str, Any] | None = None) -> T:
+def load(
+    kind: type[T],
+    path: Path | None,
+    *,
+    environ: Mapping[str, str],
+    overrides: Mapping[str, Any] | None = None,
+) -> T:
     """The configuration of struct type `kind` (declared with `forbid_unknown_fields=True`, `rename="kebab"`).
 
     `overrides` are flags: dotted names ("gateway.listen") to values; None is ignored. Raises ConfigError.
@@ -29,7 +35,9 @@ def load(kind: type[T], path: Path | None, *, environ: Mapping[str, str], overri
             text = path.read_text()
             data = tomllib.loads(text)
         except OSError as exc:
-            raise ConfigError(f"{path} can't be read: {exc.strerror}", hint="Give another --config, or create it.") from exc
+            raise ConfigError(
+                f"{path} can't be read: {exc.strerror}", hint="Give another --config, or create it."
+            ) from exc
         except tomllib.TOMLDecodeError as exc:
             raise ConfigError(f"{path} is no TOML: {exc}") from exc
         _check_keys(kind, data, path, text, ())
@@ -53,7 +61,9 @@ def _is_struct(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
-def _check_keys(kind: type[msgspec.Struct], data: dict[str, Any], path: Path, text: str, above: tuple[str, ...]) -> None:
+def _check_keys(
+    kind: type[msgspec.Struct], data: dict[str, Any], path: Path, text: str, above: tuple[str, ...]
+) -> None:
     fields = _fields(kind)
     for key, value in data.items():
         where = (*above, key)
@@ -67,7 +77,9 @@ def _check_keys(kind: type[msgspec.Struct], data: dict[str, Any], path: Path, te
             _check_keys(fields[key], value, path, text, where)
 
 
-def _apply_environ(kind: type[msgspec.Struct], data: dict[str, Any], environ: Mapping[str, str], above: tuple[str, ...]) -> None:
+def _apply_environ(
+    kind: type[msgspec.Struct], data: dict[str, Any], environ: Mapping[str, str], above: tuple[str, ...]
+) -> None:
     for key, inner in _fields(kind).items():
         if _is_struct(inner):
             _apply_environ(inner, data, environ, (*above, key))

@@ -32,7 +32,7 @@ def new_uuid(rng: Random) -> UUID:
 
 
 def new_access_key(rng: Random) -> AccessKey:
-    """"AKIA" and 16 base32 characters, as the published clients expect."""
+    """ "AKIA" and 16 base32 characters, as the published clients expect."""
     return AccessKey("AKIA" + "".join(_BASE32[rng.getrandbits(5)] for _ in range(16)))
 
 

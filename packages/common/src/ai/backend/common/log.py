@@ -14,7 +14,17 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Set at each entry point (HTTP request, loop run, bus message); carried on the bus, so that one story has one id everywhere."""
 
 _SECRET_KEYS = frozenset(
-    {"secret_key", "password", "secret", "token", "authorization", "private_key", "old_password", "new_password", "signature"}
+    {
+        "secret_key",
+        "password",
+        "secret",
+        "token",
+        "authorization",
+        "private_key",
+        "old_password",
+        "new_password",
+        "signature",
+    }
 )
 REDACTED = "***"
 
@@ -53,7 +63,9 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
         structlog.processors.format_exc_info,
         _add_context,
     ]
-    render = structlog.processors.JSONRenderer(serializer=lambda obj, **_: msgspec.json.encode(obj, enc_hook=str).decode())
+    render = structlog.processors.JSONRenderer(
+        serializer=lambda obj, **_: msgspec.json.encode(obj, enc_hook=str).decode()
+    )
     structlog.configure(
         processors=[*shared, render],
         wrapper_class=structlog.make_filtering_bound_logger(number),
@@ -63,7 +75,8 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
     handler = logging.StreamHandler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render]
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
         )
     )
     root = logging.getLogger()

@@ -24,7 +24,9 @@ E = TypeVar("E", bound=enum.Enum)
 class Table(Generic[S, E]):
     """`rows[state][event]` is the next state or a Drop. Raises ValueError at import when it is not total."""
 
-    def __init__(self, name: str, rows: Mapping[S, Mapping[E, S | Drop]], *, states: Iterable[S], events: Iterable[E]) -> None:
+    def __init__(
+        self, name: str, rows: Mapping[S, Mapping[E, S | Drop]], *, states: Iterable[S], events: Iterable[E]
+    ) -> None:
         self.name = name
         self.rows = rows
         self.states = tuple(states)

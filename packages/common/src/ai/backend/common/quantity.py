@@ -22,9 +22,8 @@ _SUFFIXES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p":
 _SIZE = re.compile(r"^\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([kmgtpe]?)(?:i?b|bytes?)?\s*$", re.IGNORECASE)
 
 
-
 def slot_type(name: str) -> str:
-    """"bytes" for mem and `*.mem` slots, "unique" for MIG-like ones, "count" for the rest (docs: resource slots)."""
+    """ "bytes" for mem and `*.mem` slots, "unique" for MIG-like ones, "count" for the rest (docs: resource slots)."""
     if name == MEM or name.endswith(".mem"):
         return "bytes"
     if name.endswith("-mig"):
@@ -79,7 +78,7 @@ class ResourceSlots(Mapping[SlotName, int]):
 
     def amounts(self) -> dict[str, int]:
         """A plain, mutable copy for storage and wires."""
-        return dict(self._amounts)
+        return {str(name): amount for name, amount in self._amounts.items()}
 
     def texts(self) -> dict[str, str]:
         """The wire form: decimal strings, memory in bytes."""
@@ -113,7 +112,9 @@ def parse_size(value: str | int | float) -> int:
         raise InvalidInput(f"{value!r} is no size", hint="Write for example 256m or 1.5g.")
     match = _SIZE.match(str(value))
     if match is None:
-        raise InvalidInput(f"{str(value)[:40]!r} is no size", hint="Write for example 256m, 1.5g or a number of bytes.")
+        raise InvalidInput(
+            f"{str(value)[:40]!r} is no size", hint="Write for example 256m, 1.5g or a number of bytes."
+        )
     amount = int(Decimal(match[1]) * _SUFFIXES[match[2].lower()])
     if amount > AMOUNT_MAX:
         raise InvalidInput(f"{str(value)[:40]!r} is too large a size")
@@ -142,7 +143,9 @@ def parse_amount(slot: str, value: str | int | float) -> int:
             raise InvalidOperation
     except InvalidOperation:
         raise InvalidInput(
-            f"{str(value)[:40]!r} is no amount of {slot}", hint="Write a number such as 1 or 0.5 (steps of 0.001).", slot=slot
+            f"{str(value)[:40]!r} is no amount of {slot}",
+            hint="Write a number such as 1 or 0.5 (steps of 0.001).",
+            slot=slot,
         ) from None
     return int(milli)
 

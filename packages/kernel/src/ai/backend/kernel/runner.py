@@ -425,6 +425,6 @@ class Runner:
             self._turn(0.05)
         for child in children:
             child.signal(_signal.SIGKILL)
-        while self._link.queued_bytes and self._link.fd >= 0 and self._clock() < flush_s:
+        while self._link.queued_bytes and self._clock() < flush_s:
             self._turn(0.05)
         return exit_code

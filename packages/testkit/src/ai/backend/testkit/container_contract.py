@@ -8,8 +8,9 @@ To run it against an adapter, write a `Harness` for it and subclass the suite in
             async with docker_harness() as harness:
                 yield harness
 
-Commands are shell lines that a real container runs; the fake's harness plays their outcome. What cannot be played, because it is
-the kernel that acts, is in `RealContainerContract`, which real adapters subclass instead.
+Commands are shell lines that a real container runs; the fake's harness plays their outcome. What cannot be
+played, because it is the kernel that acts, is in `RealContainerContract`, which real adapters subclass
+instead.
 """
 
 import asyncio
@@ -23,7 +24,12 @@ from typing import Protocol
 import pytest
 
 from ai.backend.agent.container.backend import ContainerBackend
-from ai.backend.agent.container.errors import ContainerExists, ContainerFailed, ContainerNotFound, ImageNotFound
+from ai.backend.agent.container.errors import (
+    ContainerExists,
+    ContainerFailed,
+    ContainerNotFound,
+    ImageNotFound,
+)
 from ai.backend.agent.container.model import (
     Container,
     ContainerSpec,
@@ -34,7 +40,8 @@ from ai.backend.agent.container.model import (
 )
 
 PATIENCE_S = 30.0
-"""How long anything may take before the suite calls it stuck. Not a measure: nothing here waits for it unless something is wrong."""
+"""How long anything may take before the suite calls it stuck. Not a measure: nothing here waits for it unless
+something is wrong."""
 EAT_MEMORY = "x=0123456789abcdef; while :; do x=$x$x; done"
 """Any shell's way to use all its memory."""
 
@@ -59,25 +66,31 @@ class Harness(Protocol):
         """An empty folder that can be mounted, in which the container's user may write."""
 
     async def reopen(self) -> ContainerBackend:
-        """A new adapter object over the same state, as after `kill -9` of the agent; `backend` is it from now on."""
+        """A new adapter object over the same state, as after `kill -9` of the agent; `backend` is it from now
+        on."""
 
     async def leftovers(self, name: str) -> list[str]:
-        """What is still on the machine of a removed container: processes, cgroups, mounts, files, in words. Empty is right."""
+        """What is still on the machine of a removed container: processes, cgroups, mounts, files, in words.
+        Empty is right."""
 
-    def script(self, name: str, command: str) -> None:
+    def script(self, name: str, line: str) -> None:
         """Tells a fake what the container is about to run; a real adapter has nothing to do."""
 
 
-def make_spec(harness: Harness, name: str, command: str = "exec sleep 600", **changes: object) -> ContainerSpec:
+def make_spec(harness: Harness, name: str, line: str = "exec sleep 600", **changes: object) -> ContainerSpec:
     """A small container that runs one shell line. `changes` replace fields of the spec."""
-    harness.script(name, command)
+    harness.script(name, line)
     uid, gid = harness.ids
     spec = ContainerSpec(
         name=name,
         image=harness.image,
-        command=("/bin/sh", "-c", command),
+        command=("/bin/sh", "-c", line),
         environ=(("PATH", "/usr/local/bin:/usr/bin:/bin"), ("GREETING", "grüß dich\nzweite Zeile")),
-        labels=(("ai.backend.owner", "contract"), ("ai.backend.kernel-id", f"k-{name}"), ("note", 'a "b" = ü')),
+        labels=(
+            ("ai.backend.owner", "contract"),
+            ("ai.backend.kernel-id", f"k-{name}"),
+            ("note", 'a "b" = ü'),
+        ),
         mounts=(),
         limits=Limits(memory_bytes=64 << 20, cpu_milli=1000, pids=64),
         uid=uid,
@@ -114,7 +127,8 @@ async def wait_for(
     name: str,
     condition: Callable[[Container], bool],
 ) -> Container:
-    """Looks at the container whenever `events` says so until the condition holds. Fails when no event comes."""
+    """Looks at the container whenever `events` says so until the condition holds. Fails when no event
+    comes."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             container = await backend.inspect(name)
@@ -140,7 +154,7 @@ async def wait_for_log(backend: ContainerBackend, name: str, text: bytes) -> byt
     """Logs have no events: this one polls."""
     async with asyncio.timeout(PATIENCE_S):
         while text not in (log := await backend.logs(name, max_bytes=1 << 20)):
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # noqa: ASYNC110
         return log
 
 
@@ -294,6 +308,7 @@ class ContainerContract:
         await backend.start("new")
         for container in before:
             await backend.remove(container.name)
+        for container in before:
             assert await harness.leftovers(container.name) == []
 
     async def test_many_at_once(self, harness: Harness) -> None:
@@ -311,9 +326,9 @@ class ContainerContract:
 class RealContainerContract(ContainerContract):
     """What the kernel has to do. For adapters with real processes, on a node whose limits are enforced."""
 
-    async def output(self, harness: Harness, name: str, command: str, **changes: object) -> str:
+    async def output(self, harness: Harness, name: str, line: str, **changes: object) -> str:
         """What a container says that runs one shell line and is removed."""
-        await run(harness, make_spec(harness, name, command, **changes))
+        await run(harness, make_spec(harness, name, line, **changes))
         log = await harness.backend.logs(name, max_bytes=1 << 20)
         await harness.backend.remove(name)
         return log.decode(errors="replace")
@@ -331,13 +346,21 @@ class RealContainerContract(ContainerContract):
         assert (harness.shared_dir / "copy").read_text() == "from outside"
         assert (harness.shared_dir / "copy").stat().st_uid == harness.ids[0]
         said = await self.output(
-            harness, "ro", "touch denied || echo refused", mounts=(replace(writable, read_only=True),), workdir=target
+            harness,
+            "ro",
+            "touch denied || echo refused",
+            mounts=(replace(writable, read_only=True),),
+            workdir=target,
         )
         assert "refused" in said
         assert not (harness.shared_dir / "denied").exists()
 
     async def test_usage_is_counted(self, harness: Harness) -> None:
-        await harness.backend.create(make_spec(harness, "counted", "i=0; while [ $i -lt 99999 ]; do i=$((i+1)); done; echo up; sleep 600"))
+        await harness.backend.create(
+            make_spec(
+                harness, "counted", "i=0; while [ $i -lt 99999 ]; do i=$((i+1)); done; echo up; sleep 600"
+            )
+        )
         await harness.backend.start("counted")
         await wait_for_log(harness.backend, "counted", b"up")
         usage = await harness.backend.usage("counted")
@@ -389,7 +412,9 @@ class RealContainerContract(ContainerContract):
 
     async def test_exit_while_nobody_watches(self, harness: Harness) -> None:
         """The agent dies, the container ends, a new agent reads how."""
-        await harness.backend.create(make_spec(harness, "alone", "echo up; read -r _ <go; exit 9", **self._gate(harness)))
+        await harness.backend.create(
+            make_spec(harness, "alone", "echo up; read -r _ <go; exit 9", **self._gate(harness))
+        )
         await harness.backend.start("alone")
         await wait_for_log(harness.backend, "alone", b"up")
         await harness.backend.close()

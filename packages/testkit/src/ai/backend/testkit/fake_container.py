@@ -1,9 +1,10 @@
 """A container backend without containers: the same contract, in memory, on whatever clock the event loop has.
 
-A `FakeWorld` is the node: its containers, images, disk and the faults to come. A `FakeBackend` is one adapter object over it; like a
-real one it may be thrown away and made anew, and finds the same containers. Whoever drives the world (a test, the simulator)
-decides what happens inside a container: `exit`, `oom`, `write_log`, and a callback at each start, to which it can attach something
-that speaks the kernel protocol. Every call waits for a seeded delay, so that calls interleave in virtual time, the same each run.
+A `FakeWorld` is the node: its containers, images, disk and the faults to come. A `FakeBackend` is one adapter
+object over it; like a real one it may be thrown away and made anew, and finds the same containers. Whoever
+drives the world (a test, the simulator) decides what happens inside a container: `exit`, `oom`, `write_log`,
+and a callback at each start, to which it can attach something that speaks the kernel protocol. Every call
+waits for a seeded delay, so that calls interleave in virtual time, the same each run.
 """
 
 import asyncio
@@ -45,8 +46,9 @@ FAKE_IMAGE = Image(
 
 @dataclass(slots=True)
 class FakeContainer:
-    """One container of the world. `on_sigterm` is what its process does at SIGTERM: None is to die at once; a function may end the
-    container by `FakeWorld.exit`, now or later, or do nothing and be killed after the grace."""
+    """One container of the world. `on_sigterm` is what its process does at SIGTERM: None is to die at once; a
+    function may end the container by `FakeWorld.exit`, now or later, or do nothing and be killed after the
+    grace."""
 
     spec: ContainerSpec
     status: ContainerStatus = ContainerStatus.CREATED
@@ -77,7 +79,8 @@ class FakeWorld:
         random: where delays come from.
         latency_s: shortest and longest delay of a call.
         images: what the node has.
-        disk_bytes: room for containers, None for no limit; each takes `container_bytes` from creation to removal.
+        disk_bytes: room for containers, None for no limit; each takes `container_bytes` from creation to
+            removal.
     """
 
     def __init__(
@@ -108,7 +111,8 @@ class FakeWorld:
     # What the driver of the world does.
 
     def fail_next(self, call: str, error: ContainerError) -> None:
-        """The next call of that name ("create", "start", "stop", ...) raises `error`, having done nothing. Calls queue up."""
+        """The next call of that name ("create", "start", "stop", ...) raises `error`, having done nothing.
+        Calls queue up."""
         self._faults.setdefault(call, []).append(error)
 
     def exit(self, name: str, exit_info: ExitInfo) -> None:

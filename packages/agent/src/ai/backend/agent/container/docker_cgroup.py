@@ -1,8 +1,10 @@
-"""A Docker container's counters, straight from its cgroup files: some 50 microseconds instead of an API call of up to a second.
+"""A Docker container's counters, straight from its cgroup files: some 50 microseconds instead of an API call
+of up to a second.
 
-Works on cgroup v1 and v2, whatever cgroup driver and parent the engine uses, because the group is found through `/proc/PID/cgroup`.
-The path must contain the container's id: so neither a reused pid nor the pid of an engine on another machine can be mistaken for
-the container. Where the files can't be seen (remote engine, agent inside a container) `find` says None and the caller asks the API.
+Works on cgroup v1 and v2, whatever cgroup driver and parent the engine uses, because the group is found
+through `/proc/PID/cgroup`. The path must contain the container's id: so neither a reused pid nor the pid of
+an engine on another machine can be mistaken for the container. Where the files can't be seen (remote engine,
+agent inside a container) `find` says None and the caller asks the API.
 """
 
 from dataclasses import dataclass
@@ -16,7 +18,9 @@ ROOT = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True, slots=True)
 class DockerCgroup:
-    """One container's group: for v1 a folder per controller, for v2 the one folder under the key ""."""
+    """One container's group: for v1 a folder per controller, for v2 the one folder under the key "". On
+    hybrid systems both are there, and v1 has the controllers.
+    """
 
     folders: dict[str, Path]
 
@@ -43,7 +47,8 @@ class DockerCgroup:
 
     def usage(self) -> Usage:
         """Counters now. Raises FileNotFoundError when the group is gone: the container has ended."""
-        if (v2 := self.folders.get("")) is not None:
+        if "memory" not in self.folders:
+            v2 = self.folders[""]
             return Usage(
                 memory_bytes=_integer(v2 / "memory.current", required=True),
                 memory_peak_bytes=_integer(v2 / "memory.peak"),
@@ -62,8 +67,8 @@ class DockerCgroup:
 
     def oom_kills(self) -> int:
         """How many processes the out-of-memory killer took; 0 when the group is gone."""
-        if (v2 := self.folders.get("")) is not None:
-            return _keyed(v2 / "memory.events", "oom_kill") or 0
+        if "memory" not in self.folders:
+            return _keyed(self.folders[""] / "memory.events", "oom_kill") or 0
         return _keyed(self.folders["memory"] / "memory.oom_control", "oom_kill") or 0
 
 

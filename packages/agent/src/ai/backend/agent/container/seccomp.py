@@ -1,8 +1,9 @@
 """The system call filter of the sandbox: a policy file compiled to a classic BPF program.
 
-`seccomp.toml` says what is allowed and why, `syscall.tsv` has the numbers; this module turns both into the bytes that
-`bwrap --seccomp` loads. The program kills a process that enters the kernel through a foreign architecture (i386, x32), then finds
-the call's number by binary search. It knows nothing of processes, bubblewrap or the agent: files in, bytes out.
+`seccomp.toml` says what is allowed and why, `syscall.tsv` has the numbers; this module turns both into the
+bytes that `bwrap --seccomp` loads. The program kills a process that enters the kernel through a foreign
+architecture (i386, x32), then finds the call's number by binary search. It knows nothing of processes,
+bubblewrap or the agent: files in, bytes out.
 """
 
 import errno
@@ -31,7 +32,8 @@ Instruction = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Looks at the low 32 bits of one argument. `test` is "one_of", "none_of" or "no_bits_of"; `otherwise` is a return value."""
+    """Looks at the low 32 bits of one argument. `test` is "one_of", "none_of" or "no_bits_of"; `otherwise` is
+    a return value."""
 
     argument: int
     test: str
@@ -41,7 +43,8 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What happens to a call: `action` is a seccomp return value, given only when `condition` (if any) holds."""
+    """What happens to a call: `action` is a seccomp return value, given only when `condition` (if any)
+    holds."""
 
     action: int
     condition: Condition | None = None
@@ -81,7 +84,8 @@ def policy() -> dict[str, Rule]:
 
 
 def compile_policy(machine: str) -> bytes:
-    """The filter for "x86_64" or "aarch64" as an array of `struct sock_filter` in the machine's (little-endian) order."""
+    """The filter for "x86_64" or "aarch64" as an array of `struct sock_filter` in the machine's
+    (little-endian) order."""
     table = numbers(machine)
     by_number = {table[name]: rule for name, rule in policy().items() if name in table}
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in _program(machine, by_number))
@@ -100,7 +104,8 @@ def _program(machine: str, rules: dict[int, Rule]) -> list[Instruction]:
 
 
 def _ranges(rules: dict[int, Rule]) -> list[tuple[int, Rule]]:
-    """Neighbouring numbers with the same rule merged: (first number, rule), ascending, the first starting at 0."""
+    """Neighbouring numbers with the same rule merged: (first number, rule), ascending, the first starting at
+    0."""
     ranges: list[tuple[int, Rule]] = []
     for number in range(max(rules) + 2):
         rule = rules.get(number, DEFAULT)
@@ -135,7 +140,8 @@ def _leaf(rule: Rule) -> list[Instruction]:
 
 
 def verdict(rules: dict[str, Rule], name: str, arguments: Iterable[int] = ()) -> int:
-    """What the policy says about one call, without BPF: the reference that the compiled program is checked against."""
+    """What the policy says about one call, without BPF: the reference that the compiled program is checked
+    against."""
     rule = rules.get(name, DEFAULT)
     if rule.condition is None:
         return rule.action

@@ -22,26 +22,36 @@ _BY_CODE: dict[str, Published] = {
     "request.invalid": Published(400, "invalid-api-params", "Missing or invalid API parameters."),
     "request.malformed-body": Published(400, "invalid-api-params", "Missing or invalid API parameters."),
     "request.too-large": Published(400, "invalid-api-params", "Missing or invalid API parameters."),
-    "session.impossible-resources": Published(400, "invalid-api-params", "Missing or invalid API parameters."),
+    "session.impossible-resources": Published(
+        400, "invalid-api-params", "Missing or invalid API parameters."
+    ),
     "session.file-not-found": Published(400, "generic-bad-request", "Bad request."),
-    "auth.invalid-parameters": Published(400, "invalid-auth-params", "Missing or invalid authorization parameters."),
+    "auth.invalid-parameters": Published(
+        400, "invalid-auth-params", "Missing or invalid authorization parameters."
+    ),
     "auth.failed": Published(401, "auth-failed", "Credential/signature mismatch."),
     "access.forbidden": Published(403, "generic-forbidden", "Forbidden operation."),
     "access.insufficient-privilege": Published(403, "insufficient-privilege", "Insufficient privilege."),
     "session.ambiguous": Published(404, "too-many-sessions-matched", "Too many sessions matched."),
     "session.already-exists": Published(
-        400, "session-already-exists", "The session already exists but you requested not to reuse existing one."
+        400,
+        "session-already-exists",
+        "The session already exists but you requested not to reuse existing one.",
     ),
     "session.invalid-state": Published(400, "generic-bad-request", "Bad request."),
     "quota.exceeded": Published(412, "quota-exceeded", "You have reached your resource limit."),
-    "request.rate-limited": Published(429, "rate-limit-exceeded", "You have reached your API query rate limit."),
+    "request.rate-limited": Published(
+        429, "rate-limit-exceeded", "You have reached your API query rate limit."
+    ),
     "agent.none-available": Published(503, "instance-not-available", "There is no available instance."),
     "agent.unreachable": Published(503, "instance-not-available", "There is no available instance."),
     "manager.frozen": Published(
         503, "server-frozen", "The server is frozen due to maintenance. Please try again later."
     ),
     "kernel.creation-failed": Published(500, "kernel-creation-failed", "Kernel creation has failed."),
-    "kernel.execution-failed": Published(500, "kernel-execution-failed", "Executing user code in the kernel has failed."),
+    "kernel.execution-failed": Published(
+        500, "kernel-execution-failed", "Executing user code in the kernel has failed."
+    ),
     "kernel.restart-failed": Published(500, "kernel-restart-failed", "Kernel restart has failed."),
 }
 _BY_KIND: dict[Kind, Published] = {

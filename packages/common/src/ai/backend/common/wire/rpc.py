@@ -138,7 +138,9 @@ class Execute(Message, frozen=True, tag="execute"):
 
 class ExecuteReply(Message, frozen=True, tag="execute-reply"):
     run_id: str
-    status: Literal["continued", "waiting-input", "clean-finished", "build-finished", "finished", "exec-timeout"]
+    status: Literal[
+        "continued", "waiting-input", "clean-finished", "build-finished", "finished", "exec-timeout"
+    ]
     exit_code: int | None = None
     is_password: bool = False
     console: list[tuple[str, str | tuple[str, str]]] = []
@@ -243,11 +245,21 @@ class Failure(Message, frozen=True, tag="failure"):
 
 
 Request = Sync | Execute | Interrupt | Complete | Upload | Download | ReadFile | ListFiles | GetLogs
-Reply = SyncReply | ExecuteReply | CompleteReply | DownloadReply | ReadFileReply | ListFilesReply | GetLogsReply | Done | Failure
+Reply = (
+    SyncReply
+    | ExecuteReply
+    | CompleteReply
+    | DownloadReply
+    | ReadFileReply
+    | ListFilesReply
+    | GetLogsReply
+    | Done
+    | Failure
+)
 
 _encoder = msgspec.msgpack.Encoder()
-_requests = msgspec.msgpack.Decoder(Request)
-_replies = msgspec.msgpack.Decoder(Reply)
+_requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_replies: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
 _reports = msgspec.msgpack.Decoder(AgentReport)
 
 

@@ -14,7 +14,15 @@ DEFAULT_CONTENT_TYPE = "application/octet-stream"
 
 
 def string_to_sign(
-    *, method: str, target: str, date: str, host: str, content_type: str, version: str, body: bytes = b"", version_header: str = "x-backendai-version",
+    *,
+    method: str,
+    target: str,
+    date: str,
+    host: str,
+    content_type: str,
+    version: str,
+    body: bytes = b"",
+    version_header: str = "x-backendai-version",
     hash_name: str = "sha256",
 ) -> str:
     """The seven lines. `target` is the raw request target as sent; `date` the raw header text; `content_type` may carry parameters
@@ -24,7 +32,15 @@ def string_to_sign(
         body = b""
     digest = hashlib.new(hash_name, body).hexdigest()
     return "\n".join(
-        [method.upper(), target, date, f"host:{host}", f"content-type:{media_type}", f"{version_header}:{version}", digest]
+        [
+            method.upper(),
+            target,
+            date,
+            f"host:{host}",
+            f"content-type:{media_type}",
+            f"{version_header}:{version}",
+            digest,
+        ]
     )
 
 

@@ -63,6 +63,15 @@ def _encode(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
+def _wake(lock: _thread.LockType) -> None:
+    """Releases a lock that is used as an event: whoever waits for it goes on, once."""
+    try:
+        if lock.locked():
+            lock.release()
+    except RuntimeError:
+        pass  # another thread was first
+
+
 class Outbox:
     """All records on their way to the runner, in order. Any thread may add; sending never tears a record, not
     even for an interrupt."""
@@ -77,7 +86,7 @@ class Outbox:
         self._lock = _thread.allocate_lock()
         self._dirty = _thread.allocate_lock()  # held while there is nothing for the flusher to do
         self._dirty.acquire()
-        self._last_s = 0.0
+        self.last_sent_s = 0.0
         try:
             import fcntl
 
@@ -90,17 +99,16 @@ class Outbox:
         return self._sending
 
     def write(self, kind: bytes, data: bytes) -> None:
-        """Adds text output: sent soon, and at once when nothing was sent lately."""
+        """Adds text output: sent soon, and whole lines at once when nothing was sent lately."""
         for start in range(0, len(data), RECORD_BYTES):
             self._records.append((kind, data[start : start + RECORD_BYTES]))
         self._bytes += len(data)
-        if self._bytes > FLUSH_BYTES or time.monotonic() - self._last_s > FLUSH_S:
+        if self._bytes > FLUSH_BYTES or (
+            data.endswith(b"\n") and time.monotonic() - self.last_sent_s > FLUSH_S
+        ):
             self.flush()
-        elif self._dirty.locked():
-            try:
-                self._dirty.release()
-            except RuntimeError:
-                pass  # another thread was first
+        else:
+            _wake(self._dirty)
 
     def post(self, kind: bytes, *fields: bytes) -> None:
         """Sends a record now, after everything that was written before."""
@@ -121,7 +129,7 @@ class Outbox:
                     self._bytes = 0
                     self._await_pipes()
                     self._send(batch)
-                self._last_s = time.monotonic()
+                self.last_sent_s = time.monotonic()
         finally:
             if main:
                 self._sending = False
@@ -190,7 +198,7 @@ class Sink(io.BufferedIOBase):
         return len(copy)
 
     def flush(self) -> None:
-        pass  # what was written is under way already
+        self._outbox.flush()
 
     def close(self) -> None:
         pass  # user code that closes sys.stdout closes it for itself only
@@ -228,6 +236,7 @@ class Hooks:
         hook = self._hooks.pop(name, None)
         if hook is None:
             return None
+        spec: Any = None
         for finder in sys.meta_path:
             spec = (
                 finder.find_spec(name, path, target)
@@ -277,7 +286,7 @@ class Worker:
         self._names["__builtins__"] = builtins
 
     def serve(self) -> None:
-        """Announces itself and runs code until the runner hangs up (then the reader thread ends the process)."""
+        """Announces itself and runs code until the runner hangs up (the reader thread then ends it all)."""
         self._install()
         _thread.start_new_thread(self._read_forever, ())
         _thread.start_new_thread(self.outbox.flush_forever, ())
@@ -311,7 +320,7 @@ class Worker:
             stream = io.TextIOWrapper(
                 sink, encoding="utf-8", errors="backslashreplace", newline="\n", write_through=True
             )
-            stream.mode = "w"
+            setattr(stream, "mode", "w")  # noqa: B010 -- typeshed says read-only
             streams.append(stream)
         sys.stdout = sys.__stdout__ = streams[0]  # type: ignore[misc]
         sys.stderr = sys.__stderr__ = self._stderr = streams[1]  # type: ignore[misc]
@@ -372,7 +381,9 @@ class Worker:
         """In a forked child: writes to the pipes, and never again to the control channel."""
         os.close(self._fd)
         for fd, name in ((1, "stdout"), (2, "stderr")):
-            stream = io.open(fd, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
+            stream = open(  # noqa: SIM115 -- it lives as long as the child
+                fd, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False
+            )
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
         self._stderr = sys.stderr
@@ -408,11 +419,10 @@ class Worker:
     def _take(self, kind: bytes, payload: bytes) -> None:
         if kind == b"R":
             self._runs.append(payload.decode("utf-8", "replace"))
-            self._run_ready.release()
+            _wake(self._run_ready)
         elif kind == b"I":
             self._input = payload.decode("utf-8", "replace")
-            if self._input_ready.locked():
-                self._input_ready.release()
+            _wake(self._input_ready)
         elif kind == b"C":
             request_id, _, text = payload.partition(b"\0")
             try:
@@ -437,6 +447,7 @@ class Worker:
         try:
             try:
                 _signal.signal(_signal.SIGINT, self._on_sigint)
+                self.outbox.last_sent_s = 0.0  # the first line of a run is shown at once
                 self._running = True
                 exit_code = self._run(code)
             finally:

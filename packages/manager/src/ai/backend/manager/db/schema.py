@@ -183,8 +183,8 @@ sa.Index(
     sessions.c.access_key,
     sessions.c.name,
     unique=True,
-    sqlite_where=sa.text("status NOT IN ('TERMINATED', 'CANCELLED', 'ERROR')"),
-    postgresql_where=sa.text("status NOT IN ('TERMINATED', 'CANCELLED', 'ERROR')"),
+    sqlite_where=sa.text("status NOT IN ('TERMINATED', 'CANCELLED')"),
+    postgresql_where=sa.text("status NOT IN ('TERMINATED', 'CANCELLED')"),
 )
 
 kernels = sa.Table(

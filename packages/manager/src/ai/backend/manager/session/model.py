@@ -20,11 +20,12 @@ class SessionStatus(enum.StrEnum):
     TERMINATING = "TERMINATING"
     TERMINATED = "TERMINATED"
     ERROR = "ERROR"
+    """Its end was not confirmed in time: containers may still run, so its slots stay held until the agent tells."""
     CANCELLED = "CANCELLED"
 
     @property
     def terminal(self) -> bool:
-        return self in (SessionStatus.TERMINATED, SessionStatus.ERROR, SessionStatus.CANCELLED)
+        return self in (SessionStatus.TERMINATED, SessionStatus.CANCELLED)
 
     @property
     def occupying(self) -> bool:

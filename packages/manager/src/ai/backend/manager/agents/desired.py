@@ -1,0 +1,124 @@
+"""Sends each agent the whole set of kernels that it should have, whenever that set has changed or the agent is behind.
+
+Pure part: `desired_kernel`. The loop compares the generation of the rows with the one that the agent has accepted (its reports say so).
+"""
+
+import asyncio
+
+import sqlalchemy as sa
+
+from ai.backend.common.bus import ManagerBus
+from ai.backend.common.errors import BackendError
+from ai.backend.common.ids import AgentId, KernelId
+from ai.backend.common.log import get_logger
+from ai.backend.common.wire.rpc import AgentReport, DesiredKernel, Sync, SyncReply
+
+from ..config import ManagerConfig
+from ..db.database import Database
+from ..db.schema import kernels, sessions
+from ..loop import Loop
+from ..session import store as session_store
+from ..session.model import Kernel, Session
+from . import store
+from .intake import Intake, zombies
+
+log = get_logger(__name__)
+
+
+def desired_kernel(session: Session, kernel: Kernel) -> DesiredKernel:
+    """Complete instructions for one kernel; every choice is made here."""
+    labels = kernel.image_labels
+    return DesiredKernel(
+        kernel_id=kernel.id,
+        session_id=session.id,
+        target="stop" if kernel.stop_reason or kernel.status.terminal else "run",
+        incarnation=kernel.incarnation,
+        image=kernel.image_name,
+        image_digest=kernel.image_digest,
+        architecture=kernel.architecture,
+        slots=kernel.requested_slots.amounts(),
+        shm_bytes=kernel.shm_bytes,
+        environ=session.environ,
+        hostname=kernel.hostname,
+        runtime_type=labels.get("ai.backend.runtime-type", "python"),
+        runtime_path=labels.get("ai.backend.runtime-path", ""),
+        session_name=session.name,
+        access_key=session.access_key,
+        bootstrap_script=session.bootstrap_script,
+        stop_reason=kernel.stop_reason
+        or (session.reason or "already-terminated" if kernel.status.terminal else ""),
+        forced=kernel.stop_forced,
+    )
+
+
+class DesiredState:
+    def __init__(self, database: Database, bus: ManagerBus, intake: Intake, config: ManagerConfig) -> None:
+        self._database = database
+        self._bus = bus
+        self._intake = intake
+        self._config = config
+        self._accepted: dict[AgentId, tuple[int, int]] = {}
+        """(started_at_us, generation) that the agent has confirmed to us: spares a resend until its next report says so."""
+        self.loop = Loop("desired-state", self._run, period_s=5.0)
+
+    async def _run(self) -> None:
+        generations = await self._database.read(store.generations)
+        behind = [
+            report
+            for agent_id, report in self._intake.newest.items()
+            if not report.leaving
+            and (generations.get(agent_id, 0) > self._known(report) or self._needs_cleaning(report))
+        ]
+        async with asyncio.TaskGroup() as group:
+            for report in behind:
+                group.create_task(self._send(report))
+
+    def _known(self, report: AgentReport) -> int:
+        started_at_us, generation = self._accepted.get(AgentId(report.agent_id), (0, 0))
+        return max(report.generation, generation if started_at_us == report.started_at_us else 0)
+
+    @staticmethod
+    def _needs_cleaning(report: AgentReport) -> bool:
+        return any(kernel.state == "unknown" for kernel in report.kernels)
+
+    async def _send(self, report: AgentReport) -> None:
+        agent_id = AgentId(report.agent_id)
+
+        def op(conn: sa.Connection) -> Sync:
+            generation = store.generations(conn).get(agent_id, 0)
+            return Sync(generation=generation, kernels=self._desired(conn, agent_id, report))
+
+        sync = await self._database.read(op)
+        try:
+            reply = await self._bus.call(agent_id, sync, SyncReply, timeout_s=self._config.call_timeout_s)
+        except BackendError as exc:
+            log.warning("sync-failed", agent=agent_id, error=str(exc))
+            return
+        if reply.accepted:
+            self._accepted[agent_id] = (report.started_at_us, reply.generation)
+        elif reply.generation > sync.generation:
+            await self._database.run(
+                lambda conn: store.raise_generation(conn, agent_id, reply.generation + 1)
+            )
+            self.loop.wake()
+
+    def _desired(self, conn: sa.Connection, agent_id: AgentId, report: AgentReport) -> list[DesiredKernel]:
+        """Live kernels of this agent, ended ones whose logs it still holds, and ended ones that it still runs."""
+        wanted: dict[KernelId, DesiredKernel] = {}
+        for session in session_store.live_on(conn, agent_id):
+            for kernel in session.kernels:
+                if kernel.agent_id == agent_id and kernel.status.occupying:
+                    wanted[kernel.id] = desired_kernel(session, kernel)
+        left = [KernelId(one.kernel_id) for one in zombies(report, frozenset(wanted))]
+        keep = sa.select(kernels.c.session_id).where(
+            kernels.c.agent_id == agent_id,
+            sa.or_(
+                kernels.c.id.in_(left),
+                sa.and_(kernels.c.status.in_(session_store.TERMINAL), kernels.c.logs.is_(None)),
+            ),
+        )
+        for session in session_store.find(conn, sessions.c.id.in_(keep)):
+            for kernel in session.kernels:
+                if kernel.agent_id == agent_id and kernel.id not in wanted and kernel.status.terminal:
+                    wanted[kernel.id] = desired_kernel(session, kernel)
+        return list(wanted.values())

@@ -1,0 +1,136 @@
+"""Takes in agents' reports: the only way in which the manager learns what is.
+
+A report is the agent's whole state, so late, doubled and lost ones do no harm: older than the newest (by start time and sequence) is
+dropped, and everything else is compared with the rows. Nothing here talks to an agent.
+"""
+
+from collections.abc import Callable
+
+import sqlalchemy as sa
+
+from ai.backend.common.clock import Clock
+from ai.backend.common.ids import AgentId, KernelId
+from ai.backend.common.log import get_logger
+from ai.backend.common.wire.rpc import AgentReport, KernelReport, KernelState
+
+from ..config import ManagerConfig
+from ..db.database import Database
+from ..session import store as session_store
+from ..session.machine import react
+from ..session.model import Session, SessionStatus
+from ..session.transition import advance, stop_kernels
+from . import store
+
+log = get_logger(__name__)
+
+
+class Intake:
+    """`newest` holds the last report of each agent in memory; losing it is safe, the next heartbeat brings it back."""
+
+    def __init__(
+        self, database: Database, clock: Clock, config: ManagerConfig, *, wake: Callable[[bool], None]
+    ) -> None:
+        """`wake(True)`: something changed that loops should look at; `wake(False)`: an agent was heard of."""
+        self._database = database
+        self._clock = clock
+        self._config = config
+        self._wake = wake
+        self.newest: dict[AgentId, AgentReport] = {}
+
+    async def take(self, report: AgentReport) -> None:
+        """Applies a report. Safe to call with any report, any number of times, in any order."""
+        agent_id = AgentId(report.agent_id)
+        before = self.newest.get(agent_id)
+        if before is not None and _order(report) <= _order(before):
+            return
+        images_changed = before is None or before.images != report.images
+        now = self._clock.now()
+
+        def op(conn: sa.Connection) -> bool | None:
+            known = store.order_of(conn, agent_id)
+            if known is not None and _order(report) <= known[:2]:
+                return None
+            store.heard(conn, report, now, images_changed=images_changed)
+            generation = known[2] if known else report.generation
+            return self._apply(conn, report, generation)
+
+        changed = await self._database.run(op)
+        if changed is None:
+            return
+        if before is not None and before.started_at_us != report.started_at_us:
+            log.info("agent-restarted", agent=agent_id)
+        self.newest[agent_id] = report
+        news = (
+            before is None
+            or before.capacity != report.capacity
+            or before.healthy != report.healthy
+            or images_changed
+        )
+        self._wake(changed or news)
+
+    def _apply(self, conn: sa.Connection, report: AgentReport, generation: int) -> bool:
+        agent_id = AgentId(report.agent_id)
+        reports = {KernelId(kernel.kernel_id): kernel for kernel in report.kernels}
+        changed = False
+        for session in session_store.live_on(conn, agent_id, also=reports):
+            if not session.status.terminal:
+                missing = _missing(session, agent_id, reports, told=report.generation >= generation)
+                changed |= self._apply_to(conn, session, reports, missing)
+        return changed
+
+    def _apply_to(
+        self,
+        conn: sa.Connection,
+        session: Session,
+        reports: dict[KernelId, KernelReport],
+        missing: frozenset[KernelId],
+    ) -> bool:
+        now = self._clock.now()
+        mine = {kernel.id: reports[kernel.id] for kernel in session.kernels if kernel.id in reports}
+        reaction = react(session, mine, missing)
+        for kernel_id, values in reaction.kernels.items():
+            if "status" in values:
+                values = {**values, "status": values["status"].value, "status_changed_at": now}
+            session_store.update_kernel(conn, kernel_id, values)
+        if reaction.event is None:
+            return any("status" in values for values in reaction.kernels.values())
+        # Events tell exit codes: read the kernels as they are now.
+        fresh = session_store.get(conn, session.id)
+        assert fresh is not None, "a session vanished inside its transaction"
+        detail = {"message": reaction.message} if reaction.message else {}
+        moved = advance(
+            conn, fresh, reaction.event, now=now, config=self._config, reason=reaction.reason, detail=detail
+        )
+        if moved is not None and moved.status is SessionStatus.TERMINATING:
+            stop_kernels(conn, moved, reason=reaction.reason or "anomaly-detected", forced=False, now=now)
+        if moved is not None and moved.status.terminal:
+            session_store.touch_agents(conn, (kernel.agent_id for kernel in moved.kernels))
+        return True
+
+
+def _order(report: AgentReport) -> tuple[int, int]:
+    return report.started_at_us, report.sequence
+
+
+def _missing(
+    session: Session, agent_id: AgentId, reports: dict[KernelId, KernelReport], *, told: bool
+) -> frozenset[KernelId]:
+    """Kernels that the agent should have told of. One that it has confirmed before must be in every report; one that it may not
+    have heard of yet counts as missing only when the agent has accepted the newest desired set."""
+    return frozenset(
+        kernel.id
+        for kernel in session.kernels
+        if kernel.agent_id == agent_id
+        and kernel.status.occupying
+        and kernel.id not in reports
+        and (told or kernel.status in (SessionStatus.PREPARING, SessionStatus.RUNNING))
+    )
+
+
+def zombies(report: AgentReport, live: frozenset[KernelId]) -> list[KernelReport]:
+    """Kernels that the agent still has, though their rows say that they are over."""
+    return [
+        kernel
+        for kernel in report.kernels
+        if KernelId(kernel.kernel_id) not in live and kernel.state is not KernelState.TERMINATED
+    ]

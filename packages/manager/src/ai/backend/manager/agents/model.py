@@ -1,0 +1,53 @@
+"""Agents as the manager knows them."""
+
+import enum
+from dataclasses import dataclass
+from datetime import datetime
+
+from ai.backend.common.ids import AgentId
+from ai.backend.common.quantity import ResourceSlots
+
+
+class AgentStatus(enum.StrEnum):
+    """The published words."""
+
+    ALIVE = "ALIVE"
+    LOST = "LOST"
+    """Silent for too long. What runs there may well run on: it is left alone until the agent tells."""
+    TERMINATED = "TERMINATED"
+    """It said goodbye."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agent:
+    id: AgentId
+    status: AgentStatus
+    resource_group: str
+    schedulable: bool
+    """An administrator's wish."""
+    generation: int
+    started_at_us: int
+    sequence: int
+    last_seen_at: datetime
+    capacity: ResourceSlots
+    occupied: ResourceSlots
+    architecture: str
+    backend: str
+    version: str
+    address: str
+    healthy: bool
+    problem: str
+    images: frozenset[str]
+
+    @property
+    def takes_sessions(self) -> bool:
+        return self.status is AgentStatus.ALIVE and self.schedulable and self.healthy
+
+    @property
+    def why_not(self) -> str:
+        """Why it takes no sessions, in words; empty when it does."""
+        if self.status is not AgentStatus.ALIVE:
+            return f"is {self.status.value.lower()} (last heard of {self.last_seen_at:%Y-%m-%d %H:%M:%S} UTC)"
+        if not self.schedulable:
+            return "is excluded from scheduling by an administrator"
+        return "" if self.healthy else self.problem

@@ -1,0 +1,47 @@
+"""What administrators ask about agents, and the loop that notices silence."""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+from ai.backend.common.clock import Clock
+from ai.backend.common.errors import Forbidden
+from ai.backend.common.log import get_logger
+
+from ..access.model import Principal
+from ..access.policy import Action, Reach, reach
+from ..config import ManagerConfig
+from ..db.database import Database
+from ..loop import Loop
+from . import store
+from .model import Agent
+
+log = get_logger(__name__)
+
+
+class AgentService:
+    def __init__(
+        self, database: Database, clock: Clock, config: ManagerConfig, *, wake: Callable[[], None]
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._config = config
+        self._wake = wake
+        self.loop = Loop("agent-liveness", self._run, period_s=config.agent_lost_after_s / 3)
+
+    async def list(self, principal: Principal) -> list[Agent]:
+        if reach(principal, Action.AGENT_READ) is Reach.NOTHING:
+            raise Forbidden("only administrators may list agents")
+        return await self._database.read(store.all_agents)
+
+    async def count_alive(self) -> int:
+        agents = await self._database.read(store.all_agents)
+        return sum(1 for agent in agents if agent.takes_sessions)
+
+    async def _run(self) -> None:
+        now = self._clock.now()
+        horizon = now - timedelta(seconds=self._config.agent_lost_after_s)
+        lost = await self._database.run(lambda conn: store.mark_lost(conn, horizon, now))
+        for agent_id in lost:
+            log.warning("agent-lost", agent=agent_id, silent_s=self._config.agent_lost_after_s)
+        if lost:
+            self._wake()

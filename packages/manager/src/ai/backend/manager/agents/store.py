@@ -1,0 +1,151 @@
+"""Rows of agents. What an agent's kernels occupy is summed from the kernels' rows, never stored."""
+
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from ai.backend.common.ids import AgentId
+from ai.backend.common.quantity import ResourceSlots, sum_slots
+from ai.backend.common.wire.rpc import AgentReport
+
+from ..db.schema import agents, kernels, resource_groups
+from ..image import store as image_store
+from ..image.model import Image
+from ..session.store import OCCUPYING
+from .model import Agent, AgentStatus
+
+
+def all_agents(conn: sa.Connection) -> list[Agent]:
+    held: dict[str, list[ResourceSlots]] = {}
+    for row in conn.execute(
+        sa.select(kernels.c.agent_id, kernels.c.requested_slots).where(
+            kernels.c.agent_id.is_not(None), kernels.c.status.in_(OCCUPYING)
+        )
+    ):
+        held.setdefault(row.agent_id, []).append(ResourceSlots(row.requested_slots))
+    images = image_store.on_agents(conn)
+    return [
+        _agent(row, sum_slots(held.get(row.id, [])), frozenset(images.get(row.id, ())))
+        for row in conn.execute(sa.select(agents).order_by(agents.c.id))
+    ]
+
+
+def _agent(row: Any, occupied: ResourceSlots, images: frozenset[str]) -> Agent:
+    return Agent(
+        id=row.id,
+        status=AgentStatus(row.status),
+        resource_group=row.resource_group,
+        schedulable=row.schedulable,
+        generation=row.generation,
+        started_at_us=row.started_at_us,
+        sequence=row.sequence,
+        last_seen_at=row.last_seen_at,
+        capacity=ResourceSlots(row.capacity),
+        occupied=occupied,
+        architecture=row.architecture,
+        backend=row.backend,
+        version=row.version,
+        address=row.address,
+        healthy=row.healthy,
+        problem=row.problem,
+        images=images,
+    )
+
+
+def resource_group_names(conn: sa.Connection) -> frozenset[str]:
+    return frozenset(
+        conn.execute(sa.select(resource_groups.c.name).where(resource_groups.c.is_active)).scalars()
+    )
+
+
+def order_of(conn: sa.Connection, agent_id: AgentId) -> tuple[int, int, int] | None:
+    """(started_at_us, sequence, generation) as last written; None for an agent never seen."""
+    row = conn.execute(
+        sa.select(agents.c.started_at_us, agents.c.sequence, agents.c.generation).where(
+            agents.c.id == agent_id
+        )
+    ).first()
+    return (row.started_at_us, row.sequence, row.generation) if row else None
+
+
+def generations(conn: sa.Connection) -> dict[AgentId, int]:
+    return {row.id: row.generation for row in conn.execute(sa.select(agents.c.id, agents.c.generation))}
+
+
+def raise_generation(conn: sa.Connection, agent_id: AgentId, at_least: int) -> None:
+    """After a database was restored from an older copy, agents know a newer generation: go beyond it."""
+    conn.execute(
+        sa.update(agents)
+        .where(agents.c.id == agent_id, agents.c.generation < at_least)
+        .values(generation=at_least)
+    )
+
+
+def claim(conn: sa.Connection, agent_id: str, generation: int) -> bool:
+    """Takes the right to change an agent's desired set, if it is still as the plan saw it."""
+    done = conn.execute(
+        sa.update(agents)
+        .where(agents.c.id == agent_id, agents.c.generation == generation)
+        .values(generation=generation + 1)
+    )
+    return done.rowcount == 1
+
+
+def heard(conn: sa.Connection, report: AgentReport, now: datetime, *, images_changed: bool) -> None:
+    """Writes what a report says of the agent itself; a new agent joins the resource group "default"."""
+    status = AgentStatus.TERMINATED if report.leaving else AgentStatus.ALIVE
+    values: dict[str, Any] = {
+        "status": status.value,
+        "started_at_us": report.started_at_us,
+        "sequence": report.sequence,
+        "last_seen_at": now,
+        "capacity": report.capacity,
+        "architecture": report.architecture,
+        "backend": report.backend,
+        "version": report.version,
+        "address": report.address,
+        "healthy": report.healthy,
+        "problem": report.problem,
+    }
+    known = conn.execute(sa.select(agents.c.status).where(agents.c.id == report.agent_id)).first()
+    if known is None:
+        conn.execute(
+            sa.insert(agents).values(
+                id=report.agent_id,
+                resource_group="default",
+                first_contact_at=now,
+                status_changed_at=now,
+                generation=report.generation,
+                **values,
+            )
+        )
+    else:
+        if known.status != status.value:
+            values["status_changed_at"] = now
+        conn.execute(sa.update(agents).where(agents.c.id == report.agent_id).values(**values))
+    if images_changed or known is None:
+        reported = [
+            Image(
+                name=image.name,
+                architecture=image.architecture,
+                digest=image.digest,
+                size_bytes=image.size_bytes,
+                labels=image.labels,
+            )
+            for image in report.images
+        ]
+        image_store.report(conn, report.agent_id, reported, now)
+
+
+def mark_lost(conn: sa.Connection, silent_since: datetime, now: datetime) -> list[str]:
+    """Agents that were alive and have been silent since then; returns those newly lost."""
+    where = (agents.c.status == AgentStatus.ALIVE.value, agents.c.last_seen_at < silent_since)
+    lost = list(conn.execute(sa.select(agents.c.id).where(*where)).scalars())
+    if lost:
+        conn.execute(
+            sa.update(agents)
+            .where(agents.c.id.in_(lost), *where)
+            .values(status=AgentStatus.LOST.value, status_changed_at=now)
+        )
+    return lost

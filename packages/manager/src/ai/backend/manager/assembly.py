@@ -1,0 +1,100 @@
+"""Puts a manager together: every service and loop, with its ports handed in. No component is built anywhere else."""
+
+import asyncio
+from dataclasses import dataclass
+
+from ai.backend.common.bus import ManagerBus
+from ai.backend.common.clock import Clock
+from ai.backend.common.ids import Random
+
+from .agents.desired import DesiredState
+from .agents.intake import Intake
+from .agents.service import AgentService
+from .config import ManagerConfig
+from .db.database import Database
+from .event.hub import EventHub
+from .identity.service import IdentityService
+from .image.service import ImageService
+from .loop import Loop
+from .scheduling.loop import Scheduling
+from .session.loop import SessionLoops
+from .session.service import SessionService
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manager:
+    config: ManagerConfig
+    clock: Clock
+    database: Database
+    identity: IdentityService
+    sessions: SessionService
+    events: EventHub
+    agents: AgentService
+    images: ImageService
+    scheduling: Scheduling
+    intake: Intake
+    loops: tuple[Loop, ...]
+
+    async def run(self, *, ready: asyncio.Event) -> None:
+        """Runs all loops until cancelled. The database must be open and migrated."""
+        async with asyncio.TaskGroup() as group:
+            for loop in self.loops:
+                group.create_task(loop.run(), name=loop.name)
+            ready.set()
+
+
+def build(
+    *,
+    config: ManagerConfig,
+    clock: Clock,
+    rng: Random,
+    database: Database,
+    bus: ManagerBus,
+    identity: IdentityService,
+) -> Manager:
+    """Wires the features. Upward wake-ups are callables without arguments, so that no import is reversed."""
+    hub = EventHub(database, clock, config)
+
+    def wake_after_write() -> None:
+        """Something about sessions was committed: tell readers, place, and send to agents."""
+        hub.wake()
+        scheduling.loop.wake()
+        desired.loop.wake()
+        loops.logs.wake()
+
+    def wake_after_report(changed: bool) -> None:
+        if changed:
+            wake_after_write()
+
+    def wake_after_plan() -> None:
+        hub.wake()
+        desired.loop.wake()
+
+    intake = Intake(database, clock, config, wake=wake_after_report)
+    scheduling = Scheduling(database, clock, config, wake=wake_after_plan)
+    desired = DesiredState(database, bus, intake, config)
+    loops = SessionLoops(database, bus, clock, config, wake=wake_after_write)
+    agents = AgentService(database, clock, config, wake=scheduling.loop.wake)
+    sessions = SessionService(database, bus, clock, rng, config, identity, hub, wake=wake_after_write)
+    bus.on_report(intake.take)
+    return Manager(
+        config=config,
+        clock=clock,
+        database=database,
+        identity=identity,
+        sessions=sessions,
+        events=hub,
+        agents=agents,
+        images=ImageService(database),
+        scheduling=scheduling,
+        intake=intake,
+        loops=(
+            hub.loop,
+            hub.retention_loop,
+            scheduling.loop,
+            desired.loop,
+            loops.deadlines,
+            loops.logs,
+            agents.loop,
+        ),
+    )

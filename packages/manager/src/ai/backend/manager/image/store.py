@@ -1,0 +1,51 @@
+"""Images and aliases in the database."""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from ..db.schema import agent_images, image_aliases, images
+from .model import Image
+
+
+def all_images(conn: sa.Connection) -> list[Image]:
+    return [
+        Image(
+            name=row.name,
+            architecture=row.architecture,
+            digest=row.digest,
+            size_bytes=row.size_bytes,
+            labels=row.labels,
+        )
+        for row in conn.execute(sa.select(images).order_by(images.c.name, images.c.architecture))
+    ]
+
+
+def aliases(conn: sa.Connection) -> dict[tuple[str, str], str]:
+    return {(row.alias, row.architecture): row.image_name for row in conn.execute(sa.select(image_aliases))}
+
+
+def on_agents(conn: sa.Connection) -> dict[str, set[str]]:
+    """Agent id to the names of the images that it holds."""
+    found: dict[str, set[str]] = {}
+    for row in conn.execute(sa.select(agent_images)):
+        found.setdefault(row.agent_id, set()).add(row.image_name)
+    return found
+
+
+def report(conn: sa.Connection, agent_id: str, reported: Iterable[Image], now: datetime) -> None:
+    """Makes the rows say what an agent holds now; images that no agent holds any more are kept for old sessions' sake."""
+    for image in reported:
+        values = {"digest": image.digest, "size_bytes": image.size_bytes, "labels": image.labels}
+        where = (images.c.name == image.name, images.c.architecture == image.architecture)
+        if not conn.execute(sa.update(images).where(*where).values(**values)).rowcount:
+            conn.execute(
+                sa.insert(images).values(
+                    name=image.name, architecture=image.architecture, created_at=now, **values
+                )
+            )
+    conn.execute(sa.delete(agent_images).where(agent_images.c.agent_id == agent_id))
+    names = sorted({image.name for image in reported})
+    if names:
+        conn.execute(sa.insert(agent_images), [{"agent_id": agent_id, "image_name": name} for name in names])

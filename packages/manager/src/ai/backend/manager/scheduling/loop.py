@@ -1,0 +1,156 @@
+"""The shell around Sokovan: load a snapshot, ask the scheduler, apply its plan guarded.
+
+Each start is applied only if its session and every agent that it uses are as the snapshot saw them; what is stale is dropped and
+counted, and the next run decides anew.
+"""
+
+from collections.abc import Callable
+
+import sqlalchemy as sa
+
+from ai.backend.common.clock import Clock
+from ai.backend.common.ids import KernelId, SessionId
+from ai.backend.common.log import get_logger
+from ai.backend.scheduler.cycle import plan
+from ai.backend.scheduler.model import AgentView, KernelRequest, Plan, Refusal, Snapshot, Start, Workload
+
+from ..agents import store as agent_store
+from ..agents.model import Agent
+from ..config import ManagerConfig
+from ..db.database import Database
+from ..loop import Loop
+from ..session import store as session_store
+from ..session.machine import Event
+from ..session.model import Session, SessionStatus
+from ..session.transition import advance
+
+log = get_logger(__name__)
+
+
+def snapshot_of(agents: list[Agent], pending: list[Session]) -> Snapshot:
+    """Rows as the scheduler sees them."""
+    return Snapshot(
+        agents=tuple(
+            AgentView(
+                id=agent.id,
+                resource_group=agent.resource_group,
+                architecture=agent.architecture,
+                capacity=agent.capacity,
+                occupied=agent.occupied,
+                images=agent.images,
+                schedulable=agent.takes_sessions,
+                problem=agent.why_not,
+                generation=agent.generation,
+            )
+            for agent in agents
+        ),
+        workloads=tuple(
+            Workload(
+                id=session.id,
+                resource_group=session.resource_group,
+                priority=session.priority,
+                created_at=session.created_at,
+                version=session.version,
+                kernels=tuple(
+                    KernelRequest(
+                        id=kernel.id,
+                        slots=kernel.requested_slots,
+                        image=kernel.image_name,
+                        architecture=kernel.architecture,
+                    )
+                    for kernel in session.kernels
+                ),
+            )
+            for session in pending
+        ),
+    )
+
+
+class Scheduling:
+    def __init__(
+        self, database: Database, clock: Clock, config: ManagerConfig, *, wake: Callable[[], None]
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._config = config
+        self._wake = wake
+        self.stale = 0
+        """Starts dropped because something had changed meanwhile."""
+        self.loop = Loop("scheduling", self._run, period_s=30.0)
+
+    async def _run(self) -> None:
+        pending, agents = await self._database.read(
+            lambda conn: (session_store.pending(conn), agent_store.all_agents(conn))
+        )
+        if not pending:
+            return
+        snapshot = snapshot_of(agents, pending)
+        made = plan(snapshot)
+        if not made.starts and all(_known(refusal, pending) for refusal in made.refusals):
+            return
+        dropped = await self._database.run(lambda conn: self._apply(conn, made, snapshot))
+        self.stale += dropped
+        if dropped:
+            self.loop.wake()
+        self._wake()
+
+    def _apply(self, conn: sa.Connection, made: Plan, snapshot: Snapshot) -> int:
+        generations = {agent.id: agent.generation for agent in snapshot.agents}
+        dropped = 0
+        for start in made.starts:
+            with conn.begin_nested() as savepoint:
+                if not self._start(conn, start, generations):
+                    savepoint.rollback()
+                    dropped += 1
+        for refusal in made.refusals:
+            self._explain(conn, refusal)
+        return dropped
+
+    def _start(self, conn: sa.Connection, start: Start, generations: dict[str, int]) -> bool:
+        now = self._clock.now()
+        session = session_store.get(conn, SessionId(start.workload_id))
+        if session is None or session.version != start.version:
+            return False
+        used = sorted({placement.agent_id for placement in start.placements})
+        if not all(agent_store.claim(conn, agent_id, generations[agent_id]) for agent_id in used):
+            return False
+        if advance(conn, session, Event.PLACED, now=now, config=self._config) is None:
+            return False
+        for placement in start.placements:
+            session_store.update_kernel(
+                conn,
+                KernelId(placement.kernel_id),
+                {
+                    "agent_id": placement.agent_id,
+                    "status": SessionStatus.SCHEDULED.value,
+                    "status_changed_at": now,
+                },
+            )
+        for agent_id in used:
+            generations[agent_id] += 1
+        return True
+
+    def _explain(self, conn: sa.Connection, refusal: Refusal) -> None:
+        """Keeps with the session why it waits. Losing a race here is fine: it is told again at the next run."""
+        session = session_store.get(conn, SessionId(refusal.workload_id))
+        if session is not None and session.status is SessionStatus.PENDING and not _known(refusal, [session]):
+            session_store.update(
+                conn, session, {"reason": refusal.rule.value, "reason_detail": _detail(refusal)}
+            )
+
+
+def _detail(refusal: Refusal) -> dict[str, object]:
+    return {
+        "message": refusal.message,
+        "position": refusal.position,
+        "slots": [short.texts() for short in refusal.shortfalls],
+    }
+
+
+def _known(refusal: Refusal, pending: list[Session]) -> bool:
+    session = next((one for one in pending if one.id == refusal.workload_id), None)
+    return (
+        session is not None
+        and session.reason == refusal.rule.value
+        and session.reason_detail == _detail(refusal)
+    )

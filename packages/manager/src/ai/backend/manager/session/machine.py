@@ -1,0 +1,197 @@
+"""How sessions and kernels change. One table for both: a session follows its kernels.
+
+Pure and total: what comes late or twice is STALE and dropped. `react` turns an agent's report about the kernels of one session into what
+to write; the shell (`transition`) writes it guarded by the session's version.
+"""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from ai.backend.common.ids import KernelId
+from ai.backend.common.machine import STALE, Drop, Table
+from ai.backend.common.wire.rpc import KernelReport, KernelState
+
+from ..config import ManagerConfig
+from .model import Kernel, Session, SessionStatus
+
+
+class Event(enum.Enum):
+    """Past tense: each has happened."""
+
+    PLACED = "placed"
+    PREPARING = "preparing"
+    STARTED = "started"
+    RESTART_REQUESTED = "restart-requested"
+    STOP_REQUESTED = "stop-requested"
+    ENDED = "ended"
+    EXPIRED = "expired"
+
+
+_S = SessionStatus
+_E = Event
+
+
+def _row(**targets: SessionStatus) -> dict[Event, SessionStatus | Drop]:
+    """A row of the table: what is not named is late or doubled news."""
+    return {event: targets.get(event.name, STALE) for event in Event}
+
+
+TABLE: Table[SessionStatus, Event] = Table(
+    "session",
+    {
+        _S.PENDING: _row(PLACED=_S.SCHEDULED, STOP_REQUESTED=_S.CANCELLED, EXPIRED=_S.CANCELLED),
+        _S.SCHEDULED: _row(
+            PREPARING=_S.PREPARING,
+            STARTED=_S.RUNNING,
+            STOP_REQUESTED=_S.TERMINATING,
+            ENDED=_S.CANCELLED,
+            EXPIRED=_S.TERMINATING,
+        ),
+        _S.PREPARING: _row(
+            STARTED=_S.RUNNING, STOP_REQUESTED=_S.TERMINATING, ENDED=_S.CANCELLED, EXPIRED=_S.TERMINATING
+        ),
+        _S.RUNNING: _row(
+            RESTART_REQUESTED=_S.RESTARTING,
+            STOP_REQUESTED=_S.TERMINATING,
+            ENDED=_S.TERMINATED,
+            EXPIRED=_S.TERMINATING,
+        ),
+        _S.RESTARTING: _row(
+            STARTED=_S.RUNNING, STOP_REQUESTED=_S.TERMINATING, ENDED=_S.TERMINATED, EXPIRED=_S.TERMINATING
+        ),
+        _S.TERMINATING: _row(ENDED=_S.TERMINATED, EXPIRED=_S.ERROR),
+        _S.ERROR: _row(ENDED=_S.TERMINATED, EXPIRED=_S.TERMINATED),
+        _S.TERMINATED: _row(),
+        _S.CANCELLED: _row(),
+    },
+    states=SessionStatus,
+    events=Event,
+)
+
+EVENT_NAMES: Mapping[SessionStatus, tuple[str, ...]] = {
+    _S.PENDING: ("session_enqueued",),
+    _S.SCHEDULED: ("session_scheduled",),
+    _S.PREPARING: ("kernel_preparing", "session_preparing"),
+    _S.RUNNING: ("kernel_started", "session_started"),
+    _S.RESTARTING: (),
+    _S.TERMINATING: ("kernel_terminating", "session_terminating"),
+    _S.ERROR: (),
+    _S.TERMINATED: ("kernel_terminated", "session_terminated"),
+    _S.CANCELLED: ("kernel_cancelled", "session_cancelled"),
+}
+"""The published events that tell of a session's new status."""
+
+
+def deadline(status: SessionStatus, now: datetime, config: ManagerConfig) -> datetime | None:
+    """When a status is given up. Only RUNNING (its owner is the agent) and the terminal ones have none."""
+    limits_s = {
+        _S.PENDING: config.pending_timeout_s,
+        _S.SCHEDULED: config.start_timeout_s,
+        _S.PREPARING: config.start_timeout_s,
+        _S.RESTARTING: config.restart_timeout_s,
+        _S.TERMINATING: config.terminate_timeout_s,
+        _S.ERROR: config.error_timeout_s,
+    }
+    return now + timedelta(seconds=limits_s[status]) if status in limits_s else None
+
+
+EXPIRED_REASONS: Mapping[SessionStatus, tuple[str, str]] = {
+    _S.PENDING: ("pending-timeout", "It waited for resources for longer than the limit."),
+    _S.SCHEDULED: ("failed-to-start", "Its agent did not start it within the time limit."),
+    _S.PREPARING: ("failed-to-start", "Its agent did not start it within the time limit."),
+    _S.RESTARTING: ("restart-timeout", "It did not come back within the time limit of a restart."),
+    _S.TERMINATING: (
+        "agent-silent",
+        "Its agent did not confirm its end in time; its slots stay held until it does.",
+    ),
+    _S.ERROR: ("agent-lost", "Its agent never confirmed its end and it was given up."),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reaction:
+    """What a report changes: new values of kernel columns, and what happened to the session (None: nothing)."""
+
+    kernels: dict[KernelId, dict[str, Any]] = field(default_factory=dict)
+    event: Event | None = None
+    reason: str = ""
+    message: str = ""
+
+
+_LOST = "container-not-found"
+_LOST_MESSAGE = "Its agent no longer has its container: the node lost it."
+
+_KERNEL_EVENTS = {
+    KernelState.PREPARING: Event.PREPARING,
+    KernelState.RUNNING: Event.STARTED,
+    KernelState.STOPPING: Event.STOP_REQUESTED,
+    KernelState.TERMINATED: Event.ENDED,
+}
+
+
+def react(
+    session: Session, reports: Mapping[KernelId, KernelReport], missing: frozenset[KernelId]
+) -> Reaction:
+    """What the newest reports of its agents mean for a session.
+
+    Args:
+        reports: the kernels of this session that were reported.
+        missing: its kernels that their agent should have told of and did not: they are gone.
+    """
+    changes: dict[KernelId, dict[str, Any]] = {}
+    after: list[SessionStatus] = []
+    reason, message = "", ""
+    for kernel in session.kernels:
+        status, values, why = _kernel_change(kernel, reports.get(kernel.id), kernel.id in missing)
+        after.append(status)
+        if values:
+            changes[kernel.id] = values
+        if why and not reason:
+            reason, message = why
+    return Reaction(
+        kernels=changes, event=_session_event(session.status, after), reason=reason, message=message
+    )
+
+
+def _kernel_change(
+    kernel: Kernel, report: KernelReport | None, missing: bool
+) -> tuple[SessionStatus, dict[str, Any], tuple[str, str] | None]:
+    if missing:
+        target = TABLE.next(kernel.status, Event.ENDED)
+        if isinstance(target, Drop):
+            return kernel.status, {}, None
+        return target, {"status": target}, (_LOST, _LOST_MESSAGE)
+    if report is None or report.incarnation < kernel.incarnation or kernel.status.terminal:
+        return kernel.status, {}, None
+    values: dict[str, Any] = {}
+    for column, value in (
+        ("container_id", report.container_id),
+        ("step", report.step),
+        ("exit_code", report.exit_code),
+        ("stats", dict(report.stats)),
+    ):
+        if value not in ("", None, {}) and getattr(kernel, column) != value:
+            values[column] = value
+    event = _KERNEL_EVENTS.get(report.state)
+    target = TABLE.next(kernel.status, event) if event else STALE
+    if isinstance(target, Drop):
+        return kernel.status, values, None
+    ending = event in (Event.STOP_REQUESTED, Event.ENDED)
+    return target, {**values, "status": target}, (report.reason, report.message) if ending else None
+
+
+def _session_event(status: SessionStatus, kernels: list[SessionStatus]) -> Event | None:
+    if all(kernel.terminal for kernel in kernels):
+        event = Event.ENDED
+    elif any(kernel.terminal or kernel is _S.TERMINATING for kernel in kernels):
+        event = Event.STOP_REQUESTED  # one kernel gone means that the others have to go
+    elif all(kernel is _S.RUNNING for kernel in kernels):
+        event = Event.STARTED
+    elif any(kernel is _S.PREPARING for kernel in kernels):
+        event = Event.PREPARING
+    else:
+        return None
+    return None if isinstance(TABLE.next(status, event), Drop) else event

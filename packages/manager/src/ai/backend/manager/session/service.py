@@ -1,0 +1,480 @@
+"""What users ask of sessions. Each call: load facts, ask a pure decision, write, wake a loop; nothing here waits for a node except the
+calls that promise to (a blocking create, destroy, restart) and those that go straight to a running kernel (execute, files).
+
+`principal` is whom to act as (already delegated). `ref` is a session's id or name.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import sqlalchemy as sa
+
+from ai.backend.common.bus import ManagerBus
+from ai.backend.common.clock import Clock
+from ai.backend.common.errors import (
+    AgentUnreachable,
+    AmbiguousSession,
+    BackendError,
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    InvalidSessionState,
+    KernelCreationFailed,
+    KernelRestartFailed,
+    SessionExists,
+    SessionNotFound,
+)
+from ai.backend.common.ids import (
+    AgentId,
+    KernelId,
+    Random,
+    SessionId,
+    check_session_name,
+    new_uuid,
+    parse_uuid,
+)
+from ai.backend.common.quantity import MEM, ResourceSlots
+from ai.backend.common.wire import rpc
+
+from ..access.model import Principal
+from ..access.policy import Action, Reach, may, reach
+from ..agents import store as agent_store
+from ..config import ManagerConfig
+from ..db.database import Database
+from ..event.hub import EventHub
+from ..event.model import Event as SessionEvent
+from ..identity.service import IdentityService
+from ..image import store as image_store
+from . import store
+from .machine import Event
+from .model import Created, Session, SessionDraft, SessionPage, SessionStatus
+from .policy import Facts, Ids, admit
+from .transition import advance, announce, cancel_kernels, stop_kernels
+
+R = TypeVar("R", bound=rpc.Message)
+
+ROUTES_MAX = 4096
+DOWNLOAD_BYTES_MAX = 1 << 20
+STEP_KEYS = ("clean", "build", "exec")
+
+
+class Route(NamedTuple):
+    """Where a running session's main kernel is: remembered, so that the hot path reads no database. Any event of the session makes
+    it forgotten, and an agent that does not know the kernel refuses it."""
+
+    session_id: SessionId
+    kernel_id: KernelId
+    agent_id: AgentId
+
+
+class SessionService:
+    def __init__(
+        self,
+        database: Database,
+        bus: ManagerBus,
+        clock: Clock,
+        rng: Random,
+        config: ManagerConfig,
+        identity: IdentityService,
+        hub: EventHub,
+        *,
+        wake: Callable[[], None],
+    ) -> None:
+        self._database = database
+        self._bus = bus
+        self._clock = clock
+        self._rng = rng
+        self._config = config
+        self._identity = identity
+        self._wake = wake
+        self._routes: dict[tuple[str, str], Route] = {}
+        self._waiters: dict[SessionId, set[asyncio.Event]] = {}
+        hub.listen(self._on_event)
+
+    # -- creation ------------------------------------------------------------------------------------------------------------
+
+    async def create(self, principal: Principal, draft: SessionDraft) -> Created:
+        """Creates a session or returns the live one of that name; unless `enqueue_only`, waits until it runs.
+
+        Raises what `policy.admit` refuses with, and KernelCreationFailed when it could not start (the reason says why).
+        """
+        if reach(principal, Action.SESSION_CREATE) is Reach.NOTHING:
+            raise Forbidden("your role may not create sessions")
+        project_id = await self._identity.project(draft.domain_name, draft.project, principal)
+        policy = await self._identity.policy(principal.policy_name)
+        ids = Ids(
+            session_id=SessionId(new_uuid(self._rng)),
+            kernel_ids=tuple(
+                KernelId(new_uuid(self._rng)) for _ in range(min(max(draft.cluster_size, 1), 256))
+            ),
+        )
+
+        def op(conn: sa.Connection) -> Session | BackendError:
+            now = self._clock.now()
+            existing = store.by_name(conn, principal.access_key, draft.name, live_only=True)
+            live, held = store.holdings(conn, principal.access_key)
+            facts = Facts(
+                project_id=project_id,
+                images=image_store.all_images(conn),
+                aliases=image_store.aliases(conn),
+                agents=agent_store.all_agents(conn),
+                resource_groups=agent_store.resource_group_names(conn),
+                existing=existing[0] if existing else None,
+                live_sessions=live,
+                held_slots=held,
+                concurrent_sessions_max=policy.max_concurrent_sessions,
+                containers_per_session_max=policy.max_containers_per_session,
+                total_slots=ResourceSlots(dict(policy.total_resource_slots)),
+                bootstrap_script="",
+            )
+            outcome = admit(draft, facts, principal, ids, now, self._config)
+            if isinstance(outcome, Session) and outcome.version == 0:
+                store.insert(conn, outcome)
+                announce(conn, outcome, now)
+            return outcome
+
+        outcome = await self._database.run(op)
+        if isinstance(outcome, BackendError):
+            raise outcome
+        created = outcome.version == 0
+        if created:
+            self._wake()
+        if draft.enqueue_only:
+            return Created(session=outcome, created=created)
+        return await self._wait_started(outcome.id, created=created, max_wait_s=draft.max_wait_s)
+
+    async def _wait_started(self, session_id: SessionId, *, created: bool, max_wait_s: float) -> Created:
+        def started(session: Session) -> bool:
+            return session.status.terminal or session.status in (
+                SessionStatus.RUNNING,
+                SessionStatus.TERMINATING,
+            )
+
+        session, in_time = await self._wait(session_id, started, max_wait_s or None)
+        if not in_time:
+            return Created(session=session, created=created, waited_out=True)
+        if session.status is not SessionStatus.RUNNING:
+            raise KernelCreationFailed(
+                session.reason_detail.get("message")
+                or f"The session ended before it ran ({session.reason}).",
+                hint=session.reason_detail.get("hint", ""),
+                sessionId=str(session.id),
+                status=session.status.value,
+                reason=session.reason,
+            )
+        return Created(session=session, created=created)
+
+    # -- looking -------------------------------------------------------------------------------------------------------------
+
+    async def get(self, principal: Principal, ref: str, *, live_only: bool = True) -> Session:
+        """Raises SessionNotFound (also when the principal may not see it) or AmbiguousSession."""
+        return await self._find(principal, ref, Action.SESSION_READ, live_only=live_only)
+
+    async def _find(self, principal: Principal, ref: str, action: Action, *, live_only: bool) -> Session:
+        session_id = parse_uuid(ref)
+
+        def op(conn: sa.Connection) -> list[Session]:
+            if session_id is not None:
+                session = store.get(conn, SessionId(session_id))
+                if session is not None and not (live_only and session.status.terminal):
+                    return [session]
+            return store.by_name(conn, principal.access_key, ref, live_only=live_only)
+
+        found = [
+            session
+            for session in await self._database.read(op)
+            if may(principal, Action.SESSION_READ, user_id=session.user_id, domain_name=session.domain_name)
+        ]
+        if not found:
+            raise SessionNotFound(f"no session {ref[:80]!r}", hint="List yours with 'backend.ai ps'.")
+        if len(found) > 1:
+            matches = [{"id": str(s.id), "name": s.name, "status": s.status.value} for s in found]
+            raise AmbiguousSession(f"{len(found)} sessions match {ref[:80]!r}", matches=matches)
+        (session,) = found
+        if not may(principal, action, user_id=session.user_id, domain_name=session.domain_name):
+            raise Forbidden(f"your role may look at the session {session.name!r}, but no more")
+        return session
+
+    async def list(
+        self, principal: Principal, *, statuses: frozenset[SessionStatus] | None, limit: int, offset: int
+    ) -> SessionPage:
+        items, total = await self._database.read(
+            lambda conn: store.page(conn, principal, statuses, limit=limit, offset=offset)
+        )
+        return SessionPage(items=tuple(items), total_count=total)
+
+    async def match(self, principal: Principal, prefix: str) -> Sequence[Session]:
+        """The principal's live sessions whose name or id starts like this."""
+        return await self._database.read(lambda conn: store.by_prefix(conn, principal.access_key, prefix))
+
+    # -- ending and restarting -----------------------------------------------------------------------------------------------
+
+    async def destroy(self, principal: Principal, ref: str, *, forced: bool = False) -> dict[str, Any]:
+        """Ends a session and waits, within limits, for its end; returns the published statistics."""
+        session = await self._find(principal, ref, Action.SESSION_END, live_only=True)
+        reason = "force-terminated" if forced else "user-requested"
+
+        def op(conn: sa.Connection) -> None:
+            now = self._clock.now()
+            current = store.get(conn, session.id)
+            if current is None or current.status.terminal:
+                return
+            detail = {"message": f"Ended by {principal.email}."}
+            moved = advance(
+                conn,
+                current,
+                Event.STOP_REQUESTED,
+                now=now,
+                config=self._config,
+                reason=reason,
+                detail=detail,
+            )
+            if moved is not None and moved.status is SessionStatus.CANCELLED:
+                cancel_kernels(conn, moved, now)
+            else:
+                stop_kernels(conn, moved or current, reason=reason, forced=forced, now=now)
+
+        await self._database.run(op)
+        self._wake()
+        ended, _ = await self._wait(session.id, lambda s: s.status.terminal, self._config.destroy_wait_s)
+        return stats_of(ended)
+
+    async def restart(self, principal: Principal, ref: str) -> None:
+        """Recreates the containers, keeping the home folder; returns when it runs again. Raises KernelRestartFailed."""
+        session = await self._find(principal, ref, Action.SESSION_END, live_only=True)
+
+        def op(conn: sa.Connection) -> bool:
+            now = self._clock.now()
+            current = store.get(conn, session.id)
+            if (
+                current is None
+                or advance(conn, current, Event.RESTART_REQUESTED, now=now, config=self._config) is None
+            ):
+                return False
+            for kernel in current.kernels:
+                values = {
+                    "incarnation": kernel.incarnation + 1,
+                    "status": "RESTARTING",
+                    "status_changed_at": now,
+                }
+                store.update_kernel(conn, kernel.id, values)
+            store.touch_agents(conn, (kernel.agent_id for kernel in current.kernels))
+            return True
+
+        if not await self._database.run(op):
+            raise InvalidSessionState(
+                f"only a running session can be restarted; this one is {session.status.value}",
+                status=session.status.value,
+            )
+        self._forget(session.id)
+        self._wake()
+        after, _ = await self._wait(session.id, lambda s: s.status is not SessionStatus.RESTARTING, None)
+        if after.status is not SessionStatus.RUNNING:
+            raise KernelRestartFailed(
+                after.reason_detail.get("message", "it did not come back"), reason=after.reason
+            )
+
+    async def rename(self, principal: Principal, ref: str, name: str) -> None:
+        """Raises InvalidInput, InvalidSessionState, or SessionExists when a live session has that name."""
+        check_session_name(name)
+        session = await self._find(principal, ref, Action.SESSION_USE, live_only=True)
+        if session.status is not SessionStatus.RUNNING:
+            raise InvalidSessionState("only a running session can be renamed", status=session.status.value)
+
+        def op(conn: sa.Connection) -> bool:
+            if store.by_name(conn, session.access_key, name, live_only=True):
+                raise SessionExists(f"a live session {name!r} exists", hint="Choose another name.")
+            current = store.get(conn, session.id)
+            return current is not None and store.rename(conn, current, name)
+
+        if not await self._database.run(op):
+            raise Conflict("the session changed meanwhile", hint="Try again.")
+        self._forget(session.id)
+
+    # -- a running kernel ----------------------------------------------------------------------------------------------------
+
+    async def execute(
+        self,
+        principal: Principal,
+        ref: str,
+        *,
+        mode: str,
+        code: str,
+        run_id: str | None,
+        options: Mapping[str, Any],
+        flush_s: float = 2.0,
+    ) -> rpc.ExecuteReply:
+        """One step of a run: query, batch, continue or input. The hot path: no database."""
+        if mode not in ("query", "batch", "continue", "input"):
+            raise InvalidInput(
+                f"unknown mode {mode[:40]!r}", hint="One of query, batch, continue, input.", field="mode"
+            )
+        if run_id is None:
+            if mode in ("continue", "input"):
+                raise InvalidInput(f"mode {mode!r} needs the runId of a run", field="runId")
+            run_id = f"{self._rng.getrandbits(64):016x}"
+        steps = {key: str(options.get(key) or "") for key in STEP_KEYS} if mode == "batch" else {}
+
+        def request(kernel_id: KernelId) -> rpc.Execute:
+            return rpc.Execute(
+                kernel_id=kernel_id,
+                run_id=run_id,
+                mode=mode,  # type: ignore[arg-type]
+                code=code,
+                build_log=bool(options.get("buildLog", False)),
+                flush_s=flush_s,
+                **steps,
+            )
+
+        return await self._call(principal, ref, request, rpc.ExecuteReply, timeout_s=flush_s + 3600)
+
+    async def interrupt(self, principal: Principal, ref: str, run_id: str = "") -> None:
+        await self._call(principal, ref, lambda k: rpc.Interrupt(kernel_id=k, run_id=run_id), rpc.Done)
+
+    async def complete(
+        self, principal: Principal, ref: str, code: str, options: Mapping[str, Any]
+    ) -> list[str]:
+        """Completions at the cursor that `options` gives: row, col, line, post."""
+        try:
+            row, col = int(options.get("row") or 0), int(options.get("col") or 0)
+        except (TypeError, ValueError) as exc:
+            raise InvalidInput("row and col are numbers", field="options") from exc
+        line, post = str(options.get("line") or ""), str(options.get("post") or "")
+        reply = await self._call(
+            principal,
+            ref,
+            lambda k: rpc.Complete(kernel_id=k, code=code, row=row, col=col, line=line, post=post),
+            rpc.CompleteReply,
+        )
+        return reply.completions
+
+    async def upload(self, principal: Principal, ref: str, files: Sequence[rpc.UploadFile]) -> None:
+        await self._call(principal, ref, lambda k: rpc.Upload(kernel_id=k, files=list(files)), rpc.Done)
+
+    async def download(self, principal: Principal, ref: str, paths: Sequence[str]) -> Sequence[bytes]:
+        """One uncompressed tar for each path."""
+        reply = await self._call(
+            principal,
+            ref,
+            lambda k: rpc.Download(kernel_id=k, paths=list(paths), bytes_max=DOWNLOAD_BYTES_MAX),
+            rpc.DownloadReply,
+        )
+        return reply.archives
+
+    async def read_file(self, principal: Principal, ref: str, path: str) -> bytes:
+        reply = await self._call(
+            principal,
+            ref,
+            lambda k: rpc.ReadFile(kernel_id=k, path=path, bytes_max=DOWNLOAD_BYTES_MAX),
+            rpc.ReadFileReply,
+        )
+        return reply.content
+
+    async def list_files(self, principal: Principal, ref: str, path: str) -> rpc.ListFilesReply:
+        return await self._call(
+            principal, ref, lambda k: rpc.ListFiles(kernel_id=k, path=path), rpc.ListFilesReply
+        )
+
+    async def logs(self, principal: Principal, ref: str) -> str:
+        """What the session printed; also for one that has ended."""
+        session = await self._find(principal, ref, Action.SESSION_USE, live_only=False)
+        kernel = session.main
+        kept = await self._database.read(lambda conn: store.logs_of(conn, kernel.id))
+        if kept is not None or kernel.agent_id is None:
+            return kept or ""
+        request = rpc.GetLogs(kernel_id=kernel.id, bytes_max=self._config.logs_bytes_max)
+        reply = await self._bus.call(
+            kernel.agent_id, request, rpc.GetLogsReply, timeout_s=self._config.call_timeout_s
+        )
+        return reply.text
+
+    async def _call(
+        self,
+        principal: Principal,
+        ref: str,
+        request: Callable[[KernelId], rpc.Request],
+        reply: type[R],
+        *,
+        timeout_s: float | None = None,
+    ) -> R:
+        key = (principal.access_key, ref)
+        route = self._routes.get(key)
+        if route is None:
+            route = await self._route(principal, ref)
+            if len(self._routes) >= ROUTES_MAX:
+                self._routes.clear()
+            self._routes[key] = route
+        limit_s = timeout_s or self._config.call_timeout_s
+        try:
+            return await self._bus.call(route.agent_id, request(route.kernel_id), reply, timeout_s=limit_s)
+        except AgentUnreachable:
+            self._routes.pop(key, None)
+            raise
+
+    async def _route(self, principal: Principal, ref: str) -> Route:
+        session = await self._find(principal, ref, Action.SESSION_USE, live_only=True)
+        kernel = session.main
+        if session.status is not SessionStatus.RUNNING or kernel.agent_id is None:
+            raise InvalidSessionState(
+                f"the session {session.name!r} is {session.status.value}, not RUNNING",
+                hint=session.reason_detail.get("message", "") or "Wait until it runs.",
+                status=session.status.value,
+            )
+        return Route(session.id, kernel.id, kernel.agent_id)
+
+    # -- waiting -------------------------------------------------------------------------------------------------------------
+
+    def _on_event(self, event: SessionEvent) -> None:
+        self._forget(event.session_id)
+        for signal in self._waiters.get(event.session_id, ()):
+            signal.set()
+
+    def _forget(self, session_id: SessionId) -> None:
+        for key in [key for key, route in self._routes.items() if route.session_id == session_id]:
+            del self._routes[key]
+
+    async def _wait(
+        self, session_id: SessionId, done: Callable[[Session], bool], timeout_s: float | None
+    ) -> tuple[Session, bool]:
+        """The session once `done` holds, and whether that was in time. Woken by its events, never polled."""
+        signal = asyncio.Event()
+        self._waiters.setdefault(session_id, set()).add(signal)
+        try:
+            async with asyncio.timeout(timeout_s) as limit:
+                while True:
+                    signal.clear()
+                    session = await self._database.read(lambda conn: store.get(conn, session_id))
+                    assert session is not None, "sessions are never deleted"
+                    if done(session):
+                        return session, True
+                    await signal.wait()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            return session, False
+        finally:
+            waiting = self._waiters[session_id]
+            waiting.discard(signal)
+            if not waiting:
+                del self._waiters[session_id]
+
+
+def stats_of(session: Session) -> dict[str, Any]:
+    """The published statistics of an ended session (version 2 of their form)."""
+    stats = session.main.stats
+    if session.status is SessionStatus.CANCELLED:
+        return {"status": "cancelled"}
+    used_ms = stats.get("cpu_used_us", 0) / 1000
+    return {
+        "version": 2,
+        "status": "terminated" if session.status.terminal else session.status.value.lower(),
+        "cpu_used": {"current": f"{used_ms:.3f}", "capacity": "0", "pct": "0.00", "unit_hint": "msec"},
+        "mem": {
+            "current": str(stats.get("memory_bytes", 0)),
+            "capacity": str(session.requested_slots[MEM]),
+            "stats.max": str(stats.get("memory_peak_bytes", 0)),
+            "pct": "0.00",
+            "unit_hint": "bytes",
+        },
+    }

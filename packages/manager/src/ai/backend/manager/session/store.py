@@ -1,0 +1,276 @@
+"""Rows of sessions and kernels."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from ai.backend.common.ids import AccessKey, AgentId, KernelId, SessionId
+from ai.backend.common.quantity import ResourceSlots, sum_slots
+
+from ..access.model import Principal
+from ..access.policy import Action, Reach, reach
+from ..db.schema import agents, kernels, sessions
+from .model import Kernel, KernelStatus, Session, SessionStatus, SessionType
+
+TERMINAL = tuple(status.value for status in SessionStatus if status.terminal)
+OCCUPYING = tuple(status.value for status in SessionStatus if status.occupying)
+
+
+def _kernel(row: Any) -> Kernel:
+    return Kernel(
+        id=row.id,
+        session_id=row.session_id,
+        cluster_role=row.cluster_role,
+        cluster_idx=row.cluster_idx,
+        status=KernelStatus(row.status),
+        agent_id=row.agent_id,
+        image_name=row.image_name,
+        image_digest=row.image_digest,
+        architecture=row.architecture,
+        image_labels=row.image_labels,
+        requested_slots=ResourceSlots(row.requested_slots),
+        shm_bytes=row.shm_bytes,
+        incarnation=row.incarnation,
+        stop_reason=row.stop_reason,
+        stop_forced=row.stop_forced,
+        container_id=row.container_id,
+        step=row.step,
+        exit_code=row.exit_code,
+        stats=row.stats,
+    )
+
+
+def _session(row: Any, members: Sequence[Kernel]) -> Session:
+    return Session(
+        id=row.id,
+        name=row.name,
+        session_type=SessionType(row.session_type),
+        status=SessionStatus(row.status),
+        status_changed_at=row.status_changed_at,
+        status_history=row.status_history,
+        deadline_at=row.deadline_at,
+        reason=row.reason,
+        reason_detail=row.reason_detail,
+        version=row.version,
+        domain_name=row.domain_name,
+        project_id=row.project_id,
+        user_id=row.user_id,
+        access_key=AccessKey(row.access_key),
+        resource_group=row.resource_group,
+        priority=row.priority,
+        tag=row.tag,
+        requested_slots=ResourceSlots(row.requested_slots),
+        resource_opts=row.resource_opts,
+        environ=row.environ,
+        startup_command=row.startup_command,
+        bootstrap_script=row.bootstrap_script,
+        result=row.result,
+        created_at=row.created_at,
+        terminated_at=row.terminated_at,
+        kernels=tuple(members),
+    )
+
+
+# Everything but `logs`, which may be a megabyte.
+_KERNEL_COLUMNS = [column for column in kernels.c if column.name != "logs"]
+
+
+def find(
+    conn: sa.Connection,
+    *where: sa.ColumnElement[bool],
+    order: Sequence[sa.ColumnElement[Any]] = (),
+    limit: int | None = None,
+    offset: int = 0,
+) -> list[Session]:
+    """Sessions that match, each whole."""
+    query = sa.select(sessions).where(*where).order_by(*(order or (sessions.c.created_at, sessions.c.id)))
+    if limit is not None:
+        query = query.limit(limit).offset(offset)
+    rows = list(conn.execute(query))
+    members: dict[Any, list[Kernel]] = {row.id: [] for row in rows}
+    ids = list(members)
+    for start in range(0, len(ids), 500):  # SQLite takes 32,766 variables, PostgreSQL 32,767
+        found = conn.execute(
+            sa.select(*_KERNEL_COLUMNS)
+            .where(kernels.c.session_id.in_(ids[start : start + 500]))
+            .order_by(sa.case((kernels.c.cluster_role == "main", 0), else_=1), kernels.c.cluster_idx)
+        )
+        for row in found:
+            members[row.session_id].append(_kernel(row))
+    return [_session(row, members[row.id]) for row in rows]
+
+
+def get(conn: sa.Connection, session_id: SessionId) -> Session | None:
+    return next(iter(find(conn, sessions.c.id == session_id)), None)
+
+
+def by_name(conn: sa.Connection, access_key: AccessKey, name: str, *, live_only: bool) -> list[Session]:
+    """Live sessions of that name; when there is none and `live_only` is false, the newest dead one."""
+    mine = (sessions.c.access_key == access_key, sessions.c.name == name)
+    live = find(conn, *mine, sessions.c.status.not_in(TERMINAL))
+    if live or live_only:
+        return live
+    return find(conn, *mine, order=(sessions.c.created_at.desc(),), limit=1)
+
+
+def by_prefix(conn: sa.Connection, access_key: AccessKey, prefix: str) -> list[Session]:
+    live = find(conn, sessions.c.access_key == access_key, sessions.c.status.not_in(TERMINAL))
+    return [
+        session for session in live if session.name.startswith(prefix) or str(session.id).startswith(prefix)
+    ]
+
+
+def page(
+    conn: sa.Connection,
+    principal: Principal,
+    statuses: frozenset[SessionStatus] | None,
+    *,
+    limit: int,
+    offset: int,
+) -> tuple[list[Session], int]:
+    """Newest first; only what the principal may read."""
+    where: list[sa.ColumnElement[bool]] = []
+    match reach(principal, Action.SESSION_READ):
+        case Reach.DOMAIN:
+            where.append(sessions.c.domain_name == principal.domain_name)
+        case Reach.OWN:
+            where.append(sessions.c.user_id == principal.user_id)
+        case Reach.NOTHING:
+            return [], 0
+    if statuses is not None:
+        where.append(sessions.c.status.in_([status.value for status in statuses]))
+    total = conn.execute(sa.select(sa.func.count()).select_from(sessions).where(*where)).scalar_one()
+    order = (sessions.c.created_at.desc(), sessions.c.id)
+    return find(conn, *where, order=order, limit=limit, offset=offset), total
+
+
+def holdings(conn: sa.Connection, access_key: AccessKey) -> tuple[int, ResourceSlots]:
+    """How many live sessions a keypair has, and what they ask for together."""
+    rows = conn.execute(
+        sa.select(sessions.c.requested_slots).where(
+            sessions.c.access_key == access_key, sessions.c.status.not_in(TERMINAL)
+        )
+    ).all()
+    return len(rows), sum_slots([ResourceSlots(row.requested_slots) for row in rows])
+
+
+def insert(conn: sa.Connection, session: Session) -> None:
+    conn.execute(
+        sa.insert(sessions).values(
+            id=session.id,
+            name=session.name,
+            session_type=session.session_type.value,
+            status=session.status.value,
+            status_changed_at=session.status_changed_at,
+            status_history=session.status_history,
+            deadline_at=session.deadline_at,
+            reason=session.reason,
+            reason_detail=session.reason_detail,
+            version=session.version,
+            domain_name=session.domain_name,
+            project_id=session.project_id,
+            user_id=session.user_id,
+            access_key=session.access_key,
+            resource_group=session.resource_group,
+            priority=session.priority,
+            tag=session.tag,
+            requested_slots=session.requested_slots.amounts(),
+            resource_opts=session.resource_opts,
+            environ=session.environ,
+            startup_command=session.startup_command,
+            bootstrap_script=session.bootstrap_script,
+            result=session.result,
+            created_at=session.created_at,
+        )
+    )
+    conn.execute(
+        sa.insert(kernels),
+        [
+            {
+                "id": kernel.id,
+                "session_id": session.id,
+                "cluster_role": kernel.cluster_role,
+                "cluster_idx": kernel.cluster_idx,
+                "status": kernel.status.value,
+                "image_name": kernel.image_name,
+                "image_digest": kernel.image_digest,
+                "architecture": kernel.architecture,
+                "image_labels": kernel.image_labels,
+                "requested_slots": kernel.requested_slots.amounts(),
+                "shm_bytes": kernel.shm_bytes,
+                "incarnation": kernel.incarnation,
+                "status_changed_at": session.created_at,
+            }
+            for kernel in session.kernels
+        ],
+    )
+
+
+def update(conn: sa.Connection, session: Session, values: Mapping[str, Any]) -> bool:
+    """Writes if nobody else has since `session` was read; False means stale: drop it."""
+    done = conn.execute(
+        sa.update(sessions)
+        .where(sessions.c.id == session.id, sessions.c.version == session.version)
+        .values(version=session.version + 1, **values)
+    )
+    return done.rowcount == 1
+
+
+def update_kernel(conn: sa.Connection, kernel_id: KernelId, values: Mapping[str, Any]) -> None:
+    conn.execute(sa.update(kernels).where(kernels.c.id == kernel_id).values(**values))
+
+
+def rename(conn: sa.Connection, session: Session, name: str) -> bool:
+    return update(conn, session, {"name": name})
+
+
+def touch_agents(conn: sa.Connection, agent_ids: Iterable[AgentId | None]) -> None:
+    """The desired sets of these agents have changed: their generation grows."""
+    ids = sorted({agent_id for agent_id in agent_ids if agent_id is not None})
+    if ids:
+        conn.execute(sa.update(agents).where(agents.c.id.in_(ids)).values(generation=agents.c.generation + 1))
+
+
+def pending(conn: sa.Connection) -> list[Session]:
+    return find(conn, sessions.c.status == SessionStatus.PENDING.value)
+
+
+def expired(conn: sa.Connection, now: datetime) -> list[Session]:
+    return find(conn, sessions.c.deadline_at.is_not(None), sessions.c.deadline_at <= now)
+
+
+def next_deadline(conn: sa.Connection) -> datetime | None:
+    row = conn.execute(
+        sa.select(sessions.c.deadline_at)
+        .where(sessions.c.deadline_at.is_not(None))
+        .order_by(sessions.c.deadline_at)
+        .limit(1)
+    ).first()
+    return row.deadline_at if row else None
+
+
+def live_on(conn: sa.Connection, agent_id: AgentId, also: Iterable[KernelId] = ()) -> list[Session]:
+    """Sessions with an occupying kernel on this agent, and those of the kernels in `also`."""
+    theirs = sa.select(kernels.c.session_id).where(
+        sa.or_(
+            sa.and_(kernels.c.agent_id == agent_id, kernels.c.status.in_(OCCUPYING)),
+            kernels.c.id.in_(list(also)),
+        )
+    )
+    return find(conn, sessions.c.id.in_(theirs))
+
+
+def logs_of(conn: sa.Connection, kernel_id: KernelId) -> str | None:
+    return conn.execute(sa.select(kernels.c.logs).where(kernels.c.id == kernel_id)).scalar_one_or_none()
+
+
+def without_logs(conn: sa.Connection) -> list[tuple[KernelId, AgentId]]:
+    """Ended kernels whose logs are still with their agent."""
+    rows = conn.execute(
+        sa.select(kernels.c.id, kernels.c.agent_id)
+        .where(kernels.c.status.in_(TERMINAL), kernels.c.logs.is_(None), kernels.c.agent_id.is_not(None))
+        .limit(100)
+    )
+    return [(row.id, row.agent_id) for row in rows]

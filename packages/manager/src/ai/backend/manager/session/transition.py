@@ -1,0 +1,98 @@
+"""The shell around the session machine: one door through which every status is written, with its events, in one transaction."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from ai.backend.common.machine import Drop
+
+from ..config import ManagerConfig
+from ..event import store as event_store
+from . import store
+from .machine import EVENT_NAMES, TABLE, Event, deadline
+from .model import Session
+
+
+def announce(conn: sa.Connection, session: Session, now: datetime) -> None:
+    """Writes the published events of the session's present status."""
+    shared = {
+        "sessionId": str(session.id),
+        "sessionName": session.name,
+        "ownerAccessKey": session.access_key,
+        "userId": str(session.user_id),
+        "domainName": session.domain_name,
+        "reason": session.reason,
+        "message": session.reason_detail.get("message", ""),
+        "exitCode": session.main.exit_code,
+    }
+    for name in EVENT_NAMES[session.status]:
+        if name.startswith("session_"):
+            event_store.append(conn, name, session.id, shared, now)
+            continue
+        for kernel in session.kernels:
+            of_kernel = {
+                "kernelId": str(kernel.id),
+                "clusterRole": kernel.cluster_role,
+                "clusterIdx": kernel.cluster_idx,
+                "exitCode": kernel.exit_code,
+            }
+            event_store.append(conn, name, session.id, {**shared, **of_kernel}, now)
+
+
+def advance(
+    conn: sa.Connection,
+    session: Session,
+    event: Event,
+    *,
+    now: datetime,
+    config: ManagerConfig,
+    reason: str = "",
+    detail: Mapping[str, Any] | None = None,
+) -> Session | None:
+    """Moves a session by what happened to it; returns it as it is now, or None when the news was stale or somebody else was first.
+
+    A reason once given for ending is kept: the first cause is the true one.
+    """
+    status = TABLE.next(session.status, event)
+    if isinstance(status, Drop):
+        return None
+    ending_already = session.status.value in ("TERMINATING", "ERROR") and bool(session.reason)
+    kept = ending_already or not (reason or detail)
+    values: dict[str, Any] = {
+        "status": status.value,
+        "status_changed_at": now,
+        "status_history": {**session.status_history, status.value: now.isoformat()},
+        "deadline_at": deadline(status, now, config),
+        "reason": session.reason if kept else reason,
+        "reason_detail": session.reason_detail if kept else dict(detail or {}),
+    }
+    if status.value == "RUNNING":
+        values |= {"reason": "", "reason_detail": {}}
+    if status.terminal:
+        values["terminated_at"] = now
+    if not store.update(conn, session, values):
+        return None
+    moved = replace(session, **{**values, "status": status}, version=session.version + 1)
+    announce(conn, moved, now)
+    return moved
+
+
+def stop_kernels(conn: sa.Connection, session: Session, *, reason: str, forced: bool, now: datetime) -> None:
+    """Turns the target of every kernel that is not ended to "stop" and tells their agents."""
+    for kernel in session.kernels:
+        if kernel.status.terminal:
+            continue
+        values: dict[str, Any] = {"stop_forced": forced or kernel.stop_forced}
+        if not kernel.stop_reason:
+            values |= {"stop_reason": reason, "status": "TERMINATING", "status_changed_at": now}
+        store.update_kernel(conn, kernel.id, values)
+    store.touch_agents(conn, (kernel.agent_id for kernel in session.kernels))
+
+
+def cancel_kernels(conn: sa.Connection, session: Session, now: datetime) -> None:
+    """For a session that never left the queue: no agent knows its kernels."""
+    for kernel in session.kernels:
+        store.update_kernel(conn, kernel.id, {"status": "CANCELLED", "status_changed_at": now})

@@ -1,0 +1,95 @@
+"""What the scheduler sees and says: immutable snapshots in, immutable plans out. It knows no SQL, HTTP, clock or agent protocol."""
+
+import enum
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from ai.backend.common.quantity import ResourceSlots, Shortfall
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentView:
+    """One node. `occupied` is what kernels hold there by the manager's rows: the only truth about usage."""
+
+    id: str
+    resource_group: str
+    architecture: str
+    capacity: ResourceSlots
+    occupied: ResourceSlots
+    images: frozenset[str]
+    schedulable: bool = True
+    """False: cordoned, lost, or unhealthy (`problem` says which)."""
+    problem: str = ""
+    generation: int = 0
+    """Handed back in the plan, so that it is applied only to the agent state that it was made for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelRequest:
+    id: UUID
+    slots: ResourceSlots
+    image: str
+    architecture: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """A pending session as the scheduler sees it: all its kernels are placed, or none."""
+
+    id: UUID
+    resource_group: str
+    priority: int
+    created_at: datetime
+    kernels: tuple[KernelRequest, ...]
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    agents: tuple[AgentView, ...]
+    workloads: tuple[Workload, ...]
+
+
+class Rule(enum.StrEnum):
+    """Every reason for which an agent can be refused, in one place; stable words of the API."""
+
+    NOT_SCHEDULABLE = "agent-not-schedulable"
+    RESOURCE_GROUP = "other-resource-group"
+    ARCHITECTURE = "other-architecture"
+    IMAGE = "image-not-on-agent"
+    SLOTS = "not-enough-free-slots"
+    NO_AGENT = "no-agent"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why a workload stays pending: the rule that refused the most promising agent, with numbers."""
+
+    workload_id: UUID
+    rule: Rule
+    message: str
+    position: int
+    """1 is the head of its queue."""
+    shortfalls: tuple[Shortfall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    kernel_id: UUID
+    agent_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """One workload that starts now, with every kernel placed."""
+
+    workload_id: UUID
+    version: int
+    placements: tuple[Placement, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    starts: tuple[Start, ...]
+    refusals: tuple[Refusal, ...]
