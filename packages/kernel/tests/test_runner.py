@@ -153,7 +153,9 @@ def test_interrupts(agent: Any, code: str) -> None:
 
 
 def test_an_interrupt_reaches_subprocesses(agent: Any) -> None:
-    agent.send(Run("r1", "query", "import os\nprint('on')\nos.system('echo sub; sleep 60') & 127", "", "", ""))
+    agent.send(
+        Run("r1", "query", "import os\nprint('on')\nos.system('echo sub; exec sleep 60') & 127", "", "", "")
+    )
     while "sub" not in agent.receive().text:
         pass
     agent.send(Interrupt("r1"))

@@ -1,5 +1,8 @@
 """ZMTP: an ordinary ZeroMQ socket understands us and we it, whatever way the bytes are cut; garbage raises only ZmtpError."""
 
+import contextlib
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +14,7 @@ MESSAGES = st.lists(st.lists(st.binary(max_size=300), min_size=1, max_size=4), m
 
 def _chunks(data: bytes, cuts: list[int]) -> list[bytes]:
     places = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-    return [data[start:end] for start, end in zip(places, places[1:], strict=False)]
+    return [data[start:end] for start, end in itertools.pairwise(places)]
 
 
 @given(MESSAGES, st.lists(st.integers(0, 10_000), max_size=8))
@@ -25,10 +28,8 @@ def test_messages_survive_any_fragmentation(messages: list[list[bytes]], cuts: l
 
 @given(st.binary(max_size=200), st.integers(0, len(PEER)))
 def test_garbage_raises_only_zmtp_errors(garbage: bytes, kept: int) -> None:
-    try:
+    with contextlib.suppress(zmtp.ZmtpError):
         zmtp.Connection().receive(PEER[:kept] + garbage)
-    except zmtp.ZmtpError:
-        pass
 
 
 def test_heartbeats_are_answered() -> None:

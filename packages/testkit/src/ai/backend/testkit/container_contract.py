@@ -153,8 +153,8 @@ async def run(harness: Harness, spec: ContainerSpec) -> Container:
 async def wait_for_log(backend: ContainerBackend, name: str, text: bytes) -> bytes:
     """Logs have no events: this one polls."""
     async with asyncio.timeout(PATIENCE_S):
-        while text not in (log := await backend.logs(name, max_bytes=1 << 20)):
-            await asyncio.sleep(0.01)  # noqa: ASYNC110
+        while text not in (log := await backend.logs(name, max_bytes=1 << 20)):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
         return log
 
 

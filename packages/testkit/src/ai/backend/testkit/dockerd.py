@@ -151,7 +151,7 @@ class PrivateDockerd:
         """What containers have of this machine, in words: nothing when all of them are removed."""
         found = [f"files {path}" for path in (self.root / "data" / "containers").glob("*")]
         found += [f"cgroup {path}" for top in self._cgroups() for path in top.rglob("*/") if path != top]
-        found += [f"mount {point}" for point in self._mounts() if point.is_relative_to(self.root / "data")]
+        found += [f"mount {point}" for point in self._mounts() if self.root / "data" in point.parents]
         shims = self._pids("shim-runc-v2")
         return found + [f"process {pid}" for pid in shims]
 

@@ -147,10 +147,11 @@ def host_root(etc: Path) -> list[str]:
     for name in _ETC_BOUND:
         if (etc / name).is_dir():
             options += ["--ro-bind", f"/etc/{name}", f"/etc/{name}"]
-    return [*options, *_FOLDERS]
+    return [*options, *_VAR, *_RUN]
 
 
-_FOLDERS = "--dir /var --symlink /tmp /var/tmp --dir /run --symlink /run /var/run".split()
+_VAR = ["--dir", "/var", "--symlink", "/tmp", "/var/tmp"]  # noqa: S108
+_RUN = ["--dir", "/run", "--symlink", "/run", "/var/run"]
 
 
 def image_root(rootfs: Path, etc: Path, targets: Iterable[PurePosixPath]) -> list[str]:

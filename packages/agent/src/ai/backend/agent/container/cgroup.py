@@ -138,7 +138,7 @@ async def _rmdir(folder: Path) -> None:
     # A group stays busy for a moment after its last process is gone; nothing announces the end of it.
     for attempt in range(_REMOVE_ATTEMPTS):
         try:
-            os.rmdir(folder)  # noqa: PTH106: one quick call; pathlib's is refused in coroutines
+            folder.rmdir()  # noqa: ASYNC240
         except FileNotFoundError:
             return
         except OSError as exc:

@@ -115,11 +115,12 @@ def ensure_runner_volume(root: Path, *, progress: Callable[[str], None]) -> Path
             _build(building, progress)
             building.rename(volume)
         except (OSError, subprocess.SubprocessError) as exc:
-            shutil.rmtree(building, ignore_errors=True)
             raise RunnerVolumeFailed(
                 f"the runner volume could not be built: {_reason(exc)}",
                 hint="Check the free space of the data folder, and that ldd and patchelf can be run.",
             ) from exc
+        finally:
+            shutil.rmtree(building, ignore_errors=True)  # gone already when all went well
     progress(f"runner volume ready: {volume.name}")
     return volume
 

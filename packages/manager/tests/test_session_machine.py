@@ -1,0 +1,195 @@
+"""The session machine: total, monotone, and nothing that comes late, twice or never can hold a session back or bring it back."""
+
+import itertools
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ai.backend.common.ids import AccessKey, AgentId, KernelId, ProjectId, SessionId, UserId
+from ai.backend.common.machine import Drop
+from ai.backend.common.quantity import ResourceSlots
+from ai.backend.common.wire.rpc import KernelReport, KernelState
+from ai.backend.manager.config import ManagerConfig
+from ai.backend.manager.session.machine import EVENT_NAMES, EXPIRED_REASONS, TABLE, Event, deadline, react
+from ai.backend.manager.session.model import Kernel, Session, SessionStatus, SessionType
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+S = SessionStatus
+
+
+def make_session(status: SessionStatus, *kernel_statuses: SessionStatus) -> Session:
+    kernels = tuple(
+        Kernel(
+            id=KernelId(UUID(int=10 + i)),
+            session_id=SessionId(UUID(int=1)),
+            cluster_role="main" if i == 0 else "sub",
+            cluster_idx=max(i, 1),
+            status=kernel_status,
+            agent_id=AgentId("a1"),
+            image_name="local/python:3.11",
+            image_digest="",
+            architecture="x86_64",
+            image_labels={},
+            requested_slots=ResourceSlots({"cpu": 1000}),
+            shm_bytes=1,
+            incarnation=2,
+            stop_reason="",
+            stop_forced=False,
+            container_id="",
+            step="",
+            exit_code=None,
+            stats={},
+        )
+        for i, kernel_status in enumerate(kernel_statuses or (status,))
+    )
+    return Session(
+        id=SessionId(UUID(int=1)),
+        name="test",
+        session_type=SessionType.INTERACTIVE,
+        status=status,
+        status_changed_at=NOW,
+        status_history={},
+        deadline_at=None,
+        reason="",
+        reason_detail={},
+        version=1,
+        domain_name="default",
+        project_id=ProjectId(UUID(int=2)),
+        user_id=UserId(UUID(int=3)),
+        access_key=AccessKey("AKIA"),
+        resource_group="default",
+        priority=10,
+        tag=None,
+        requested_slots=ResourceSlots({"cpu": 1000}),
+        resource_opts={},
+        environ={},
+        startup_command=None,
+        bootstrap_script="",
+        result="undefined",
+        created_at=NOW,
+        terminated_at=None,
+        kernels=kernels,
+    )
+
+
+def report(state: KernelState, number: int = 0, *, incarnation: int = 2, **more: object) -> KernelReport:
+    return KernelReport(
+        kernel_id=UUID(int=10 + number),
+        session_id=UUID(int=1),
+        incarnation=incarnation,
+        state=state,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def reacted(session: Session, *reports: KernelReport, missing: tuple[int, ...] = ()):  # type: ignore[no-untyped-def]
+    return react(
+        session,
+        {KernelId(r.kernel_id): r for r in reports},
+        frozenset(KernelId(UUID(int=10 + n)) for n in missing),
+    )
+
+
+def test_every_state_has_an_exit_a_deadline_and_events() -> None:
+    config = ManagerConfig()
+    for status in SessionStatus:
+        exits = {t for t in TABLE.rows[status].values() if not isinstance(t, Drop)}
+        assert bool(exits) is not status.terminal
+        has_deadline = deadline(status, NOW, config) is not None
+        assert has_deadline is (not status.terminal and status is not S.RUNNING)
+        assert (status in EXPIRED_REASONS) is has_deadline
+        assert status in EVENT_NAMES
+
+
+def test_terminal_states_never_change_and_every_path_ends_once() -> None:
+    for events in itertools.product(Event, repeat=6):
+        state, ends = S.PENDING, 0
+        for event in events:
+            target = TABLE.next(state, event)
+            if not isinstance(target, Drop):
+                assert not state.terminal
+                state = target
+                ends += state.terminal
+        assert ends <= 1
+
+
+@pytest.mark.parametrize("status", [s for s in SessionStatus if not s.terminal])
+def test_expiry_leads_to_an_end_from_everywhere(status: SessionStatus) -> None:
+    state = status
+    for _ in range(4):
+        target = TABLE.next(state, Event.EXPIRED)
+        if not isinstance(target, Drop):
+            state = target
+    assert state.terminal
+
+
+def test_a_start_is_followed_step_by_step() -> None:
+    reaction = reacted(make_session(S.SCHEDULED), report(KernelState.PREPARING, step="create"))
+    assert reaction.event is Event.PREPARING
+    assert reaction.kernels[KernelId(UUID(int=10))] == {"step": "create", "status": S.PREPARING}
+    assert reacted(make_session(S.PREPARING), report(KernelState.RUNNING)).event is Event.STARTED
+
+
+def test_a_session_runs_only_when_all_its_kernels_run() -> None:
+    two = make_session(S.PREPARING, S.PREPARING, S.PREPARING)
+    assert reacted(two, report(KernelState.RUNNING, 0)).event is None
+    assert reacted(two, report(KernelState.RUNNING, 0), report(KernelState.RUNNING, 1)).event is Event.STARTED
+
+
+def test_one_dead_kernel_takes_the_session_down_with_its_reason() -> None:
+    two = make_session(S.RUNNING, S.RUNNING, S.RUNNING)
+    reaction = reacted(two, report(KernelState.TERMINATED, 1, reason="out-of-memory", message="too much"))
+    assert (reaction.event, reaction.reason, reaction.message) == (
+        Event.STOP_REQUESTED,
+        "out-of-memory",
+        "too much",
+    )
+
+
+def test_a_failed_start_ends_as_cancelled() -> None:
+    preparing = make_session(S.PREPARING)
+    reaction = reacted(preparing, report(KernelState.TERMINATED, reason="failed-to-start"))
+    assert reaction.event is Event.ENDED and TABLE.next(preparing.status, Event.ENDED) is S.CANCELLED
+
+
+def test_news_of_an_older_incarnation_is_dropped() -> None:
+    restarting = make_session(S.RESTARTING)
+    old = report(KernelState.TERMINATED, incarnation=1, reason="restarting")
+    assert reacted(restarting, old).event is None
+    assert reacted(restarting, report(KernelState.RUNNING)).event is Event.STARTED
+
+
+def test_late_news_of_the_living_does_not_revive_the_dead() -> None:
+    for state in KernelState:
+        assert reacted(make_session(S.TERMINATED), report(state)).event is None
+
+
+def test_a_missing_kernel_ends_its_session() -> None:
+    reaction = reacted(make_session(S.RUNNING), missing=(0,))
+    assert (reaction.event, reaction.reason) == (Event.ENDED, "container-not-found")
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(list(KernelState)), st.integers(0, 1), st.integers(1, 2)), max_size=12)
+)
+def test_any_order_of_reports_keeps_statuses_in_the_table(stream: list[tuple[KernelState, int, int]]) -> None:
+    statuses = [S.SCHEDULED, S.SCHEDULED]
+    session_status = S.SCHEDULED
+    for state, number, incarnation in stream:
+        session = make_session(session_status, *statuses)
+        reaction = reacted(session, report(state, number, incarnation=incarnation))
+        for kernel_id, values in reaction.kernels.items():
+            if "status" in values:
+                index = kernel_id.int - 10
+                assert not statuses[index].terminal
+                statuses[index] = values["status"]
+        if reaction.event is not None:
+            target = TABLE.next(session_status, reaction.event)
+            assert not isinstance(target, Drop)
+            session_status = target
+    if session_status is S.RUNNING:
+        assert all(status is S.RUNNING for status in statuses)
