@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from ai.backend.agent.container import bubblewrap, sandbox
+from ai.backend.agent.container import bubblewrap, record, sandbox
 from ai.backend.agent.container.errors import BackendUnavailable, ContainerFailed, NoSpace
 from ai.backend.agent.container.model import ContainerStatus, ExitCause, Limits, Mount
 from ai.backend.testkit.container_contract import changes_of, exited, make_spec, run, wait_for, wait_for_log
@@ -187,7 +187,7 @@ class TestEscape:
         container = await harness.backend.inspect("secret")
         assert container is not None and container.pid is not None
         await wait_for_log(harness.backend, "secret", b"up")
-        monitor = harness.backend._monitor("secret")
+        monitor = harness.backend._monitor(harness.backend._record("secret"))
         (main,) = Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text().split()
         assert b"treasure-4711" in Path(f"/proc/{main}/environ").read_bytes()
         for pid in (monitor, container.pid):
@@ -349,6 +349,7 @@ class TestSurvival:
         await harness.backend.stop("old", grace_s=0)
         folder = harness.node / "containers" / "old"
         (folder / "status").write_text('{ "child-pid": 1 }\n')
+        (folder / "killed").unlink()
         _, pid_line = (folder / "run").read_text().strip().splitlines()
         (folder / "run").write_text(f"00000000-0000-0000-0000-000000000000\n{pid_line}\n")
         container = await harness.backend.inspect("old")
@@ -372,7 +373,7 @@ class TestSurvival:
     async def test_killed_monitor_takes_the_container_with_it(self, harness: SandboxHarness) -> None:
         await harness.backend.create(make_spec(harness, "headless"))
         await harness.backend.start("headless")
-        monitor = harness.backend._monitor("headless")
+        monitor = harness.backend._monitor(harness.backend._record("headless"))
         assert monitor is not None
         async with changes_of(harness.backend) as names:
             os.kill(monitor, signal.SIGKILL)
@@ -392,8 +393,8 @@ class TestSurvival:
     async def test_log_does_not_grow_for_ever(
         self, harness: SandboxHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(sandbox, "LOG_LIMIT_BYTES", 10_000)
-        monkeypatch.setattr(sandbox, "_LOG_KEPT_BYTES", 1_000)
+        monkeypatch.setattr(record, "LOG_LIMIT_BYTES", 10_000)
+        monkeypatch.setattr(record, "LOG_KEPT_BYTES", 1_000)
         await harness.backend.create(make_spec(harness, "chatty", "seq 10000; echo last; sleep 600"))
         await harness.backend.start("chatty")
         await wait_for_log(harness.backend, "chatty", b"last")

@@ -86,7 +86,7 @@ def test_interrupts_end_the_whole_group(agent: Any) -> None:
     agent.send(Interrupt("b1"))
     agent.send(Interrupt("b1"))
     assert agent.expect(Finished)[-1] == Finished("b1", 143)
-    agent.send(Run("b2", "batch", "", "", "echo on; sleep 60", "echo never"))
+    agent.send(Run("b2", "batch", "", "", "echo on; exec sleep 60", "echo never"))
     agent.expect(Stdout)
     agent.send(Interrupt("b2"))
     records = agent.expect(Finished)

@@ -21,7 +21,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
 
 def _messages() -> st.SearchStrategy[protocol.Message]:
-    kinds = []
+    kinds: list[st.SearchStrategy[Any]] = []
     for kind in protocol._NAMES:
         fields: list[st.SearchStrategy[Any]] = []
         for name in kind._fields:

@@ -152,6 +152,14 @@ def test_interrupts(agent: Any, code: str) -> None:
     assert agent.run("kept", "r2") == [Stdout("r2", "1\n"), Finished("r2", 0)]
 
 
+def test_an_interrupt_right_after_its_run_is_not_lost(agent: Any) -> None:
+    for number in range(20):
+        agent.send(Run(f"r{number}", "query", "while True: pass", "", "", ""))
+        agent.send(Interrupt(f"r{number}"))
+        assert agent.expect(Finished)[-1] == Finished(f"r{number}", 130)
+        assert agent.run("1", "x") == [Stdout("x", "1\n"), Finished("x", 0)]
+
+
 def test_an_interrupt_reaches_subprocesses(agent: Any) -> None:
     agent.send(
         Run("r1", "query", "import os\nprint('on')\nos.system('echo sub; exec sleep 60') & 127", "", "", "")
@@ -300,6 +308,11 @@ def test_unreadable_messages_are_dropped(agent: Any) -> None:
     for frames in ([b"nonsense"], [b"run", b"too few"], [b"finished", b"r", b"0"], [b"\xff" * 300] * 3):
         agent.socket.send_multipart(frames)
     assert agent.run("1") == [Stdout("r1", "1\n"), Finished("r1", 0)]
+
+
+def test_a_broken_pipe_is_an_exception(agent: Any) -> None:
+    code = "import os\nr, w = os.pipe(); os.close(r)\ntry: os.write(w, b'x')\nexcept BrokenPipeError: print('broken')"
+    assert agent.run(code) == [Stdout("r1", "broken\n"), Finished("r1", 0)]
 
 
 def test_the_environment(start: Start) -> None:

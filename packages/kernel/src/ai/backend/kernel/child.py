@@ -107,7 +107,7 @@ def start(program: list[str] | Callable[[], None], env: dict[str, str], home: st
     return Child(pid, out[0], err[0], control_fd)
 
 
-def _become(  # noqa: PLR0917
+def _become(
     program: list[str] | Callable[[], None], env: dict[str, str], home: str, out: int, err: int, control: int
 ) -> None:
     """In the child; never returns."""
@@ -128,6 +128,7 @@ def _become(  # noqa: PLR0917
         except OSError:
             os.chdir("/")
         if callable(program):
+            _signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)  # as every Python interpreter has it
             _adopt(env)
             program()
         else:

@@ -209,8 +209,7 @@ class Runner:
                 )
             )
         elif kind is m.InterruptWorker:
-            if self._worker:
-                self._worker.signal(_signal.SIGINT)
+            self._tell_worker(pack(b"N"))
         elif kind is m.StartWorker:
             if self._worker is None and self._start_worker:
                 self._adopt_worker(self._start_worker())
@@ -285,9 +284,9 @@ class Runner:
             data = b""
         if not data:
             # Closed or corrupt: a worker without its channel is of no use, whether it lives or not.
+            worker.signal(_signal.SIGKILL)
             os.close(worker.control)
             worker.control = -1
-            worker.signal(_signal.SIGKILL)
             return False
         for kind, payload in records:
             self._take_record(kind, payload)

@@ -85,6 +85,8 @@ class PrivateDockerd:
         self.root.mkdir(parents=True, exist_ok=True)
         (self.root / "daemon.json").write_text("{}")
         self.socket.unlink(missing_ok=True)
+        # A killed containerd may stay a zombie where init reaps slowly, and would be taken for running.
+        (self.root / "exec/containerd/containerd.pid").unlink(missing_ok=True)
         with (self.root / "log").open("ab") as log:
             # Not to outlive a test run that was killed.
             self._process = subprocess.Popen(

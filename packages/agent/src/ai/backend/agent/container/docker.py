@@ -59,6 +59,8 @@ _CONNECT_S = 5
 _CALL_S = 120
 _BACKOFF_S = (0.05, 2.0)
 _INSPECT_CONCURRENCY = 8
+_LINE_BYTES = 1 << 20
+"""Events carry all labels in one line."""
 _EVENTS = ["create", "start", "die", "oom", "destroy"]
 _STATUS = {
     "created": ContainerStatus.CREATED,
@@ -149,7 +151,7 @@ class DockerBackend:
 
     async def ping(self) -> None:
         with self._mapped("ping"):
-            async with self._stream("/_ping", {}, timeout_s=_CONNECT_S) as body:
+            async with self._stream("_ping", {}, timeout_s=_CONNECT_S) as body:
                 await body.read()
 
     @property
@@ -167,16 +169,22 @@ class DockerBackend:
         return f"{self._owner}.K.{name}"
 
     def _container(self, name: str) -> DockerContainer:
-        return self._engine.containers.container(self._reference(name))
+        reference = self._reference(name)
+        return self._engine.containers.container(reference)
 
     @asynccontextmanager
     async def _stream(
         self, path: str, params: dict[str, str], *, timeout_s: float | None
     ) -> AsyncIterator[aiohttp.StreamReader]:
+        """The body of a GET, for what aiodocker would only give as a whole or decoded."""
         engine = self._engine
-        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=_CONNECT_S)
+        if engine.api_version == "auto":
+            await engine.version()
         async with engine.session.get(
-            f"{engine.docker_host}{path}", params=params, timeout=timeout
+            f"{engine.docker_host}/{engine.api_version}/{path}",
+            params=params,
+            timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=_CONNECT_S),
+            read_bufsize=_LINE_BYTES,
         ) as response:
             if response.status >= 400:
                 raise DockerError(response.status, await response.text())
@@ -223,7 +231,7 @@ class DockerBackend:
 
     async def images(self) -> list[Image]:
         with self._mapped("list images"):
-            filters = json.dumps({"label": [KERNELSPEC_LABEL]})
+            found = await self._engine.images.list(filters={"label": [KERNELSPEC_LABEL]})
             return [
                 Image(
                     name=tag,
@@ -232,7 +240,7 @@ class DockerBackend:
                     size_bytes=item["Size"],
                     labels=dict(item["Labels"] or {}),
                 )
-                for item in await self._engine.images.list(filters=filters)
+                for item in found
                 for tag in item["RepoTags"] or ()
                 if tag != "<none>:<none>"
             ]
@@ -328,7 +336,7 @@ class DockerBackend:
                 await container.delete(force=True, v=True)
             except DockerError as exc:
                 if exc.status == 409:  # somebody else's removal is under way
-                    await container.wait(condition="removed", timeout=float(_CALL_S))
+                    await container.wait(condition="removed", timeout=aiohttp.ClientTimeout(total=_CALL_S))
                 elif exc.status == 500:  # right after an exit an engine may find its files still busy
                     await asyncio.sleep(0.2)
                     await container.delete(force=True, v=True)
@@ -347,7 +355,7 @@ class DockerBackend:
         with self._mapped("list containers"):
             filters = json.dumps({"label": [f"{OWNER_LABEL}={self._owner}"]})
             found = await self._engine.containers.list(all=True, filters=filters)
-        names = [name for item in found if (name := self._own_name(item["Names"][0])) is not None]
+        names = [name for item in found if (name := self._own_name((item["Names"] or [""])[0])) is not None]
         turn = asyncio.Semaphore(_INSPECT_CONCURRENCY)
 
         async def one(name: str) -> Container | None:
@@ -383,7 +391,7 @@ class DockerBackend:
     async def logs(self, name: str, *, max_bytes: int) -> bytes:
         if max_bytes <= 0:
             return b""
-        path = f"/{self._engine.api_version}/containers/{self._reference(name)}/logs"
+        path = f"containers/{self._reference(name)}/logs"
         # Each entry is at least one byte, so no more entries than bytes are of use.
         params = {"stdout": "1", "stderr": "1", "tail": str(max_bytes)}
         tail = bytearray()
@@ -414,7 +422,7 @@ class DockerBackend:
         return group
 
     async def _usage_from_engine(self, name: str) -> Usage | None:
-        path = f"/{self._engine.api_version}/containers/{self._reference(name)}/stats"
+        path = f"containers/{self._reference(name)}/stats"
         with self._mapped("read counters", name=name), _unless_gone():
             async with self._stream(path, {"stream": "0", "one-shot": "1"}, timeout_s=_CALL_S) as body:
                 stats = json.loads(await body.read())
@@ -431,12 +439,12 @@ class DockerBackend:
 
     async def events(self, on_change: Callable[[str], None]) -> AsyncIterator[None]:
         filters = {"type": ["container"], "event": _EVENTS, "label": [f"{OWNER_LABEL}={self._owner}"]}
+        params = {"filters": json.dumps(filters)}
         backoff_s = _BACKOFF_S[0]
         while True:
             try:
-                path = f"/{self._engine.api_version}/events"
                 with self._mapped("watch events"):
-                    async with self._stream(path, {"filters": json.dumps(filters)}, timeout_s=None) as body:
+                    async with self._stream("events", params, timeout_s=None) as body:
                         # The engine answers just before it subscribes; another call's time later it has.
                         await self.ping()
                         yield
@@ -446,6 +454,9 @@ class DockerBackend:
             except BackendUnavailable:
                 if self._docker is None:
                     return
+            # It may come back as another version.
+            if self._docker is not None:
+                self._docker.api_version = "auto"
             await asyncio.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, _BACKOFF_S[1])
 

@@ -72,10 +72,9 @@ async def make_root(
     smoke: str,
     progress: Callable[[str], None],
 ) -> list[str]:
-    """Fills the new folder `root` and returns its packages as sorted "name=version". Raises ImageBuildFailed
+    """Makes the folder `root` and returns its packages as sorted "name=version". Raises ImageBuildFailed
     or NoSpace.
     """
-    root.mkdir()
     progress(f"installing Debian {suite} with {', '.join(packages)}")
     mirror = find_mirror(suite, _SOURCES)
     include = [f"--include={','.join(packages)}"] if packages else []

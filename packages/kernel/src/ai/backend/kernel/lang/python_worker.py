@@ -11,8 +11,9 @@ else at most `FLUSH_S` later. File descriptors 1 and 2 are pipes to the runner, 
 before the worker sends records it waits until the runner has emptied these pipes, and before it starts a
 subprocess it sends its own records, so the order is that of the program.
 
-An interrupt is SIGINT to the process group. The handler raises KeyboardInterrupt only while user code runs,
-and never in the middle of a record. Forked children (multiprocessing) lose the control channel and write to
+An interrupt comes over the channel too, so that it stays in order with the run it is meant for; the reader
+thread turns it into SIGINT to the process group. The handler raises KeyboardInterrupt only while user code
+runs, and never in the middle of a record. Forked children (multiprocessing) lose the control channel and write to
 the pipes instead.
 
 It must never know: ZeroMQ, run identifiers, the agent.
@@ -53,8 +54,8 @@ _FIONREAD = 0x541B
 def _frame(kind: bytes, *fields: bytes) -> bytes:
     """Control channel, both directions: 4 bytes big-endian length, then a kind (1 byte) and fields joined by
     NUL; only the last field may contain NUL itself. To the runner: H(runtime) O(bytes) E(bytes) M(mime, data)
-    L(html) W("1" or "") D(exit code) K(id, matches by newline). From it: R(code) I(line) C(id, text before
-    the cursor)."""
+    L(html) W("1" or "") D(exit code) K(id, matches by newline). From it: R(code) N() interrupt I(line)
+    C(id, text before the cursor)."""
     body = kind + b"\0".join(fields)
     return len(body).to_bytes(4, "big") + body
 
@@ -270,6 +271,8 @@ class Worker:
         self._fd = fd
         self._pid = os.getpid()
         self._running = False
+        self._interrupted = False  # set by the reader, for a run that the main thread has not begun
+        self._unfinished = 0
         self._runs: list[str] = []
         self._run_ready = _thread.allocate_lock()
         self._run_ready.acquire()
@@ -288,6 +291,7 @@ class Worker:
     def serve(self) -> None:
         """Announces itself and runs code until the runner hangs up (the reader thread then ends it all)."""
         self._install()
+        _signal.signal(_signal.SIGINT, self._on_sigint)
         _thread.start_new_thread(self._read_forever, ())
         _thread.start_new_thread(self.outbox.flush_forever, ())
         self.outbox.post(b"H", _encode("python " + ".".join(map(str, sys.version_info[:3]))))
@@ -297,6 +301,7 @@ class Worker:
                 exit_code = self._run_guarded(self._runs.pop(0))
                 if os.getpid() != self._pid:
                     self._leave_child()
+                self._unfinished = len(self._runs)
                 self.outbox.post(b"D", str(exit_code).encode())
 
     def ask(self, is_password: bool) -> str:
@@ -418,8 +423,14 @@ class Worker:
 
     def _take(self, kind: bytes, payload: bytes) -> None:
         if kind == b"R":
+            self._interrupted = False
+            self._unfinished += 1
             self._runs.append(payload.decode("utf-8", "replace"))
             _wake(self._run_ready)
+        elif kind == b"N":
+            if self._unfinished:
+                self._interrupted = True
+                os.killpg(os.getpgrp(), _signal.SIGINT)
         elif kind == b"I":
             self._input = payload.decode("utf-8", "replace")
             _wake(self._input_ready)
@@ -436,6 +447,7 @@ class Worker:
     def _on_sigint(self, signum: int, frame: FrameType | None) -> None:
         if not self._running:
             return
+        self._interrupted = False
         if self.outbox.shielded:
             self.outbox.interrupted = True
             return
@@ -449,6 +461,8 @@ class Worker:
                 _signal.signal(_signal.SIGINT, self._on_sigint)
                 self.outbox.last_sent_s = 0.0  # the first line of a run is shown at once
                 self._running = True
+                if self._interrupted:
+                    raise KeyboardInterrupt
                 exit_code = self._run(code)
             finally:
                 self._running = False
