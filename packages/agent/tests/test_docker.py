@@ -26,6 +26,8 @@ from ai.backend.agent.image.build import build
 from ai.backend.agent.image.recipe import load_recipe
 from ai.backend.testkit.dockerd import PrivateDockerd, ensure_engine_packages
 
+pytest_plugins = ["ai.backend.testkit.dockerd"]
+
 PATIENCE_S = 30.0
 FIRST_PROGRAM = "tr '\\0' '\\n' </proc/1/cmdline | head -n 1"
 RECIPE = Path(__file__).parents[3] / "kernels/python/kernel.toml"

@@ -13,6 +13,7 @@ from ai.backend.agent.container.model import Image
 from ai.backend.testkit.container_contract import RealContainerContract
 from ai.backend.testkit.dockerd import PrivateDockerd
 
+pytest_plugins = ["ai.backend.testkit.dockerd"]
 pytestmark = pytest.mark.docker
 _numbers = itertools.count(1)
 

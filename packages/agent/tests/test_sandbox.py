@@ -45,19 +45,13 @@ root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs an agent that is
 
 class TestEscape:
     async def test_kernel_settings_cannot_be_written(self, harness: SandboxHarness) -> None:
-        before = Path("/proc/sys/vm/swappiness").read_text()
-        files = "vm/swappiness kernel/core_pattern kernel/hostname kernel/modprobe net/ipv4/ip_forward"
+        """Opens for writing and writes nothing: where this wall is down, the probe must not change the machine."""
+        files = "sys/vm/swappiness sys/kernel/core_pattern sys/kernel/hostname sys/net/ipv4/ip_forward sysrq-trigger"
         said = await say(
-            harness, f"for f in {files}; do echo x 2>&1 >/proc/sys/$f && echo WROTE $f; done; echo end"
+            harness, f"for f in {files}; do ( : >>/proc/$f ) 2>&1 && echo OPENED $f; done; echo end"
         )
-        assert "WROTE" not in said
+        assert "OPENED" not in said
         assert said.rstrip().endswith("end")
-        said = await say(
-            harness,
-            "echo x >/proc/sysrq-trigger && echo WROTE; echo x >/proc/1/oom_score_adj && echo WROTE; echo end",
-        )
-        assert "WROTE" not in said
-        assert Path("/proc/sys/vm/swappiness").read_text() == before
 
     async def test_host_files_are_not_there(self, harness: SandboxHarness) -> None:
         said = await say(
@@ -83,7 +77,7 @@ class TestEscape:
 
     async def test_only_own_processes_are_seen(self, harness: SandboxHarness) -> None:
         said = await say(
-            harness, f"for p in /proc/[0-9]*; do echo ${{p#/proc/}}; done; kill -9 {os.getpid()} || echo none"
+            harness, f"for p in /proc/[0-9]*; do echo ${{p#/proc/}}; done; kill -0 {os.getpid()} || echo none"
         )
         *pids, last = said.split()
         assert last == "none"
@@ -92,7 +86,9 @@ class TestEscape:
     async def test_killing_everything_stays_inside(self, harness: SandboxHarness) -> None:
         await harness.backend.create(make_spec(harness, "bystander"))
         await harness.backend.start("bystander")
-        await say(harness, "kill -9 -1; kill -9 1; exit 0")
+        # Only as pid 2 of a namespace of its own: where that wall is down, nothing may be killed.
+        said = await say(harness, "[ $$ = 2 ] && echo inside && kill -9 1; [ $$ = 2 ] && kill -9 -1; exit 0")
+        assert "inside" in said
         bystander = await harness.backend.inspect("bystander")
         assert bystander is not None and bystander.status is ContainerStatus.RUNNING
 

@@ -240,6 +240,30 @@ class SessionService:
         ended, _ = await self._wait(session.id, lambda s: s.status.terminal, self._config.destroy_wait_s)
         return stats_of(ended)
 
+    async def end_all(self, reason: str) -> int:
+        """Ends every live session, for a clean shutdown of the cluster; waits, within limits, and returns how many there were."""
+
+        def op(conn: sa.Connection) -> Sequence[SessionId]:
+            now = self._clock.now()
+            live = store.all_live(conn)
+            for session in live:
+                detail = {"message": "The cluster was shut down."}
+                moved = advance(
+                    conn, session, Event.STOP_REQUESTED, now=now, config=self._config, reason=reason, detail=detail
+                )
+                if moved is not None and moved.status is SessionStatus.CANCELLED:
+                    cancel_kernels(conn, moved, now)
+                else:
+                    stop_kernels(conn, moved or session, reason=reason, forced=False, now=now)
+            return [session.id for session in live]
+
+        ids = await self._database.run(op)
+        self._wake()
+        async with asyncio.TaskGroup() as group:
+            for session_id in ids:
+                group.create_task(self._wait(session_id, lambda s: s.status.terminal, self._config.destroy_wait_s))
+        return len(ids)
+
     async def restart(self, principal: Principal, ref: str) -> None:
         """Recreates the containers, keeping the home folder; returns when it runs again. Raises KernelRestartFailed."""
         session = await self._find(principal, ref, Action.SESSION_END, live_only=True)

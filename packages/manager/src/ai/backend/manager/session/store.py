@@ -237,6 +237,10 @@ def pending(conn: sa.Connection) -> list[Session]:
     return find(conn, sessions.c.status == SessionStatus.PENDING.value)
 
 
+def all_live(conn: sa.Connection) -> list[Session]:
+    return find(conn, sessions.c.status.not_in(TERMINAL))
+
+
 def expired(conn: sa.Connection, now: datetime) -> list[Session]:
     return find(conn, sessions.c.deadline_at.is_not(None), sessions.c.deadline_at <= now)
 
