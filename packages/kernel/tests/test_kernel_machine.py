@@ -159,6 +159,15 @@ def test_a_killed_worker_ends_the_run_and_is_replaced() -> None:
     assert machine.handle(m.WorkerReady("p")) == [m.RunCode("1")]
 
 
+def test_completions_are_answered_even_when_the_worker_dies() -> None:
+    machine = started()
+    request = Complete("q", "x", 0, 1, "x", "")
+    assert machine.handle(request) == [m.AskMatches(request)]
+    assert machine.handle(m.WorkerEnded(0, 9)) == [m.Send(Completions("q", ())), m.StartWorker()]
+    assert machine.handle(m.WorkerMatches("q", ("late",))) == []
+    assert machine.handle(request) == [m.Send(Completions("q", ()))]
+
+
 def test_a_worker_that_died_idle_is_told_to_the_next_run() -> None:
     machine = started()
     assert machine.handle(m.WorkerEnded(3, 0)) == [m.StartWorker()]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,11 @@ def test_output_keeps_its_order(agent: Any) -> None:
     )
     assert agent.out(records) == "1\n2\n4\n5"
     assert agent.err(records) == "3\n"
+
+
+def test_output_after_a_subprocess_comes_after_its_own(agent: Any) -> None:
+    code = "import os\nfor i in range(40): os.system(f'echo s {i}'); print('o', i, flush=True)"
+    assert agent.out(agent.run(code)) == "".join(f"s {i}\no {i}\n" for i in range(40))
 
 
 def test_many_small_prints_come_in_few_records(agent: Any) -> None:
@@ -265,6 +271,11 @@ def rss_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def cpu_ticks(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
 def test_a_slow_reader_bounds_the_memory_of_both(agent: Any) -> None:
     agent.socket.close()
     agent.socket = agent.bind(hwm=2)
@@ -272,9 +283,9 @@ def test_a_slow_reader_bounds_the_memory_of_both(agent: Any) -> None:
     agent.send(Run("r1", "query", "line = 'x' * 999\nfor _ in range(30_000): print(line)", "", "", ""))
     before = rss_bytes(agent.process.pid), rss_bytes(worker)
     first = agent.receive()
-    agent.send(Status("while paused"))
-    while not agent.socket.poll(200):  # it fills up: then nothing moves any more
-        pass
+    used = None
+    while used != (used := cpu_ticks(worker)):  # until it is blocked
+        time.sleep(0.2)
     for pid, then in zip((agent.process.pid, worker), before, strict=True):
         assert rss_bytes(pid) - then < 6 << 20
     received = len(first.text)
@@ -302,6 +313,21 @@ def test_the_runner_survives_a_restart_of_the_agent(agent: Any) -> None:
     agent.send(Input("r1", ""))
     assert agent.expect(Finished) == [Stdout("r1", "after\n"), Finished("r1", 0)]
     assert agent.out(agent.run("x")) == "5\n"
+
+
+def test_a_restart_amid_output_garbles_nothing(agent: Any) -> None:
+    agent.socket.close()
+    agent.socket = agent.bind(hwm=1)
+    agent.send(Run("r1", "query", "for i in range(300_000): print(i)", "", "", ""))
+    agent.expect(Stdout)
+    for _ in range(3):
+        agent.socket.close()
+        agent.socket = agent.bind(hwm=1)
+        text = agent.expect(Stdout)[-1].text  # what the last agent had taken is gone; what comes is whole
+        assert text.splitlines()[1:-1] == [
+            str(i) for i in range(int(text.splitlines()[1]), int(text.splitlines()[-2]) + 1)
+        ]
+    assert agent.expect(Finished)[-1] == Finished("r1", 0)
 
 
 def test_unreadable_messages_are_dropped(agent: Any) -> None:

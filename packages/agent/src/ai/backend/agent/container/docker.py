@@ -294,7 +294,7 @@ class DockerBackend:
                 "ShmSize": limits.shm_bytes,
                 "Init": self._init,
                 "NetworkMode": self._network,
-                "CapDrop": [],
+                "CapDrop": ["ALL"],
                 "SecurityOpt": ["no-new-privileges"],
                 "LogConfig": {"Type": "json-file", "Config": {"max-size": "5m", "max-file": "2"}},
                 "RestartPolicy": {"Name": "no"},

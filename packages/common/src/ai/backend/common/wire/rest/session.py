@@ -1,0 +1,317 @@
+"""Requests and replies of the session calls, as they are on the wire. Field names are camelCase there unless stated."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta
+
+from .form import Form, OwnedForm
+
+Text = Annotated[str, Meta(max_length=1 << 20)]
+SlotAmounts = dict[str, str | int | float]
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Root of replies."""
+
+
+class CreateConfig(Form, frozen=True, kw_only=True):
+    ALIASES: ClassVar[dict[str, str]] = {"scalinggroup": "resourceGroup"}
+
+    environ: Annotated[dict[str, str], Meta(description="Environment variables inside the session.")] = {}
+    resources: Annotated[
+        SlotAmounts,
+        Meta(description='Amounts by slot: `{"cpu": 1, "mem": "1g"}`. What is missing comes from the image.'),
+    ] = {}
+    resource_opts: Annotated[SlotAmounts, Meta(description="`shmem`: size of the shared memory.")] = (
+        msgspec.field(default_factory=dict, name="resource_opts")
+    )
+    resource_group: Annotated[
+        str | None, Meta(description="Where to run; also accepted as `scalingGroup`.")
+    ] = None
+    cluster_size: int | None = None
+    mounts: list[Any] = []
+    mount_map: dict[str, Any] = msgspec.field(default_factory=dict, name="mount_map")
+    preopen_ports: list[Any] = msgspec.field(default_factory=list, name="preopen_ports")
+    agent_list: list[str] = []
+
+
+class CreateSession(OwnedForm, frozen=True, kw_only=True):
+    ALIASES: ClassVar[dict[str, str]] = {
+        "sessionname": "name",
+        "clientsessiontoken": "name",
+        "lang": "image",
+        "arch": "architecture",
+        "sessiontype": "type",
+        "groupname": "group",
+        "project": "group",
+        "domainname": "domain",
+    }
+
+    name: Annotated[
+        str, Meta(description="4 to 64 letters, digits, `_`, `.`, `-`; unique among your live sessions.")
+    ]
+    image: Annotated[str, Meta(description="An image name or a short form of it, such as `python:3.11`.")]
+    architecture: str = "x86_64"
+    type: Annotated[str, Meta(description="`interactive`, `batch` or `inference`.")] = "interactive"
+    group: Annotated[str, Meta(description="Project, by name or id.")] = "default"
+    domain: str = "default"
+    cluster_size: Annotated[int, Meta(description="Number of containers.")] = 1
+    cluster_mode: str = "single-node"
+    tag: str | None = None
+    enqueue_only: Annotated[bool, Meta(description="Answer at once instead of waiting until it runs.")] = (
+        False
+    )
+    max_wait_seconds: Annotated[
+        float, Meta(description="How long to wait until it runs; 0 is as long as it takes.")
+    ] = 0
+    reuse_if_exists: Annotated[
+        bool, Meta(description="Return the live session of that name, if it has the same image.")
+    ] = True
+    startup_command: Annotated[str | None, Meta(description="What a batch session runs.")] = None
+    bootstrap_script: str | None = msgspec.field(default=None, name="bootstrap_script")
+    starts_at: str | None = msgspec.field(default=None, name="starts_at")
+    dependencies: list[str] = []
+    callback_url: str | None = msgspec.field(default=None, name="callback_url")
+    config: CreateConfig = CreateConfig()
+
+
+class SessionCreated(Reply, frozen=True, kw_only=True):
+    session_id: str
+    session_name: str
+    status: Annotated[
+        str, Meta(description="`PENDING`, `RUNNING`, ...; `TIMEOUT` when `maxWaitSeconds` passed first.")
+    ]
+    created: Annotated[bool, Meta(description="False when a live session was returned instead.")]
+    service_ports: list[dict[str, Any]] = []
+    kernel_id: Annotated[str, Meta(description="The session's name, for clients of the year 2018.")]
+    sess_id: str
+
+
+class ListSessions(OwnedForm, frozen=True, kw_only=True):
+    status: Annotated[
+        str | None, Meta(description="Statuses, separated by commas; none means all of them.")
+    ] = None
+    limit: Annotated[int, Meta(description="1 to 100.")] = 50
+    offset: int = 0
+
+
+class SessionItem(Reply, frozen=True, kw_only=True):
+    id: str
+    name: str
+    status: str
+    reason: Annotated[str, Meta(description="A stable word for why it is in this status.")]
+    message: Annotated[str, Meta(description="The reason in a sentence, with numbers.")]
+    hint: Annotated[str, Meta(description="What to do about it.")]
+    image: str
+    architecture: str
+    type: str
+    domain: str
+    project: str
+    user: str
+    access_key: str
+    resource_group: str
+    agent: str | None
+    tag: str | None
+    cluster_size: int
+    requested_slots: dict[str, str]
+    result: str
+    created_at: str
+    terminated_at: str | None
+    exit_code: int | None
+
+
+class SessionPage(Reply, frozen=True, kw_only=True):
+    items: list[SessionItem]
+    total_count: int = msgspec.field(name="total_count")
+
+
+class GetSession(OwnedForm, frozen=True, kw_only=True):
+    """Nothing but whom to act as."""
+
+
+class SessionInfo(Reply, frozen=True, kw_only=True):
+    """Mappings in text form (`occupiedSlots` and the like) are for people; `requestedSlots` of the list is for programs."""
+
+    id: str
+    name: str
+    domain_name: str
+    group_id: str
+    user_id: str
+    lang: str
+    image: str
+    architecture: str
+    registry: str
+    tag: str | None
+    container_id: str
+    occupied_slots: str
+    occupying_slots: str
+    requested_slots: str
+    occupied_shares: str
+    environ: str
+    resource_opts: str
+    status: str
+    status_info: str
+    status_data: dict[str, Any] | None
+    age: Annotated[int, Meta(description="Milliseconds since its creation.")]
+    creation_time: str
+    termination_time: str | None
+    num_queries_executed: int
+    last_stat: dict[str, Any] | None
+    idle_checks: dict[str, Any]
+    reason: str
+    message: str
+    hint: str
+
+
+class DestroySession(OwnedForm, frozen=True, kw_only=True):
+    forced: Annotated[bool, Meta(description="Kill at once, and in any status.")] = False
+    recursive: bool = False
+
+
+class SessionStats(Reply, frozen=True, kw_only=True):
+    stats: Annotated[dict[str, Any], Meta(description="`status` and, in version 2, what was used.")]
+
+
+class ExecuteCode(OwnedForm, frozen=True, kw_only=True):
+    mode: Annotated[str | None, Meta(description="`query`, `batch`, `continue`, `input` or `complete`.")] = (
+        None
+    )
+    code: str | None = None
+    run_id: Annotated[
+        str | None, Meta(description="Given back by the first call of a run; needed to go on with it.")
+    ] = None
+    options: Annotated[
+        dict[str, Any],
+        Meta(description="batch: `clean`, `build`, `buildLog`, `exec`; complete: `row`, `col`, ..."),
+    ] = {}
+
+
+class StreamCode(Form, frozen=True, kw_only=True):
+    """The first frame of an execution stream."""
+
+    mode: str = "query"
+    code: str | None = None
+    options: dict[str, Any] = {}
+
+
+Console = list[tuple[str, str | tuple[str, str]]]
+
+
+class StreamFrame(Reply, frozen=True, kw_only=True):
+    """One frame of an execution stream."""
+
+    status: str
+    console: Console
+    exit_code: int | None
+    options: dict[str, Any] | None
+    files: list[Any] = []
+
+
+class ExecuteResult(Reply, frozen=True, kw_only=True):
+    status: Annotated[
+        str,
+        Meta(
+            description="`continued`, `waiting-input`, `clean-finished`, `build-finished`, `finished`, `exec-timeout`."
+        ),
+    ]
+    run_id: str
+    exit_code: int | None
+    options: dict[str, Any] | None
+    files: list[Any] = []
+    console: Annotated[
+        Console, Meta(description="Pairs of kind (`stdout`, `stderr`, `media`, `html`, `log`) and content.")
+    ]
+
+
+class Completions(Reply, frozen=True, kw_only=True):
+    status: Literal["finished"] = "finished"
+    completions: list[str]
+
+
+class Executed(Reply, frozen=True, kw_only=True):
+    result: ExecuteResult | dict[str, Any]
+
+
+class CompleteCode(OwnedForm, frozen=True, kw_only=True):
+    code: str | None = None
+    options: Annotated[dict[str, Any], Meta(description="`row`, `col`, `line`, `post`.")] = {}
+
+
+class Completed(Reply, frozen=True, kw_only=True):
+    result: Completions
+
+
+class DownloadFiles(OwnedForm, frozen=True, kw_only=True):
+    ALIASES: ClassVar[dict[str, str]] = {"file": "files"}
+
+    files: Annotated[list[str], Meta(description="1 to 5 paths, relative to /home/work.")] = []
+
+
+class DownloadFile(OwnedForm, frozen=True, kw_only=True):
+    file: Annotated[str, Meta(description="A path, relative to /home/work.")]
+
+
+class UploadFiles(OwnedForm, frozen=True, kw_only=True):
+    """Only the query is read; the files are multipart fields named `src`."""
+
+
+class ListFiles(OwnedForm, frozen=True, kw_only=True):
+    path: str = "/home/work"
+
+
+class FileList(Reply, frozen=True, kw_only=True):
+    files: Annotated[
+        str, Meta(description="A JSON text: a list of `mode`, `size`, `ctime`, `mtime`, `atime`, `filename`.")
+    ]
+    errors: str = ""
+    abspath: str
+
+
+class Logs(Reply, frozen=True, kw_only=True):
+    logs: str
+
+
+class LogsResult(Reply, frozen=True, kw_only=True):
+    result: Logs
+
+
+class RenameSession(OwnedForm, frozen=True, kw_only=True):
+    ALIASES: ClassVar[dict[str, str]] = {"newname": "name"}
+
+    name: str
+
+
+class StatusHistory(Reply, frozen=True, kw_only=True):
+    result: Annotated[
+        dict[str, str],
+        Meta(description="When each status was first reached; names in upper and in lower case."),
+    ]
+
+
+class MatchSessions(OwnedForm, frozen=True, kw_only=True):
+    id: Annotated[str, Meta(description="The beginning of a name or id.")]
+
+
+class Match(Reply, frozen=True, kw_only=True):
+    id: str
+    name: str
+    status: str
+
+
+class Matches(Reply, frozen=True, kw_only=True):
+    matches: list[Match]
+
+
+class WatchEvents(OwnedForm, frozen=True, kw_only=True):
+    ALIASES: ClassVar[dict[str, str]] = {"name": "sessionName"}
+
+    session_id: str | None = None
+    session_name: Annotated[str, Meta(description="`*` is every session that you may see.")] = "*"
+    scope: Annotated[str, Meta(description="`*`, `session`, `kernel`, or several with commas.")] = "*"
+
+
+class StreamExecution(OwnedForm, frozen=True, kw_only=True):
+    keep: Annotated[
+        bool, Meta(description="Stay open after `finished`: the next text frame is another request.")
+    ] = False

@@ -1,0 +1,326 @@
+"""The session calls: decode, call the service, encode. No decision is made here."""
+
+from datetime import datetime
+from typing import Any
+
+from litestar import Response, delete, get, patch, post
+from litestar.types import ControllerRouterHandler
+
+from ai.backend.common.errors import InvalidInput
+from ai.backend.common.quantity import ResourceSlots
+from ai.backend.common.wire.rest import session as wire
+from ai.backend.manager.session.model import Created, Session, SessionDraft, SessionStatus, SessionType
+
+from ..call import AnyRequest, begin, empty, reply
+from ..limits import LIST_ITEMS_MAX
+from ..openapi import Operation
+
+SESSION = (403, 404)
+
+
+def _opt(**fields: Any) -> dict[str, Any]:
+    return {"operation": Operation(tag="session", **fields)}
+
+
+def draft_of(form: wire.CreateSession) -> SessionDraft:
+    """Raises InvalidInput for a value that is none, and for what this server would have to ignore though it changes the meaning."""
+    config = form.config
+    ignored = {
+        "config.mounts": config.mounts or config.mount_map,
+        "config.preopen_ports": config.preopen_ports,
+        "config.agentList": config.agent_list,
+        "starts_at": form.starts_at,
+        "dependencies": form.dependencies,
+        "callback_url": form.callback_url,
+    }
+    for name, value in ignored.items():
+        if value:
+            raise InvalidInput(
+                f"{name} is not supported by this server", hint=f"Leave {name} out.", field=name
+            )
+    try:
+        session_type = SessionType(form.type.lower())
+    except ValueError:
+        known = ", ".join(SessionType)
+        raise InvalidInput(
+            f"no session type {form.type[:40]!r}", hint=f"One of {known}.", field="type"
+        ) from None
+    return SessionDraft(
+        name=form.name,
+        image=form.image,
+        architecture=form.architecture,
+        session_type=session_type,
+        domain_name=form.domain,
+        project=form.group,
+        resource_group=config.resource_group or None,
+        resources=config.resources,
+        resource_opts=config.resource_opts,
+        environ=config.environ,
+        cluster_size=config.cluster_size or form.cluster_size,
+        tag=form.tag,
+        startup_command=form.startup_command,
+        bootstrap_script=form.bootstrap_script,
+        reuse=form.reuse_if_exists,
+        enqueue_only=form.enqueue_only,
+        max_wait_s=form.max_wait_seconds,
+        owner_access_key=form.owner_access_key or None,
+    )
+
+
+def created_reply(made: Created) -> wire.SessionCreated:
+    session = made.session
+    return wire.SessionCreated(
+        session_id=str(session.id),
+        session_name=session.name,
+        status="TIMEOUT" if made.waited_out else session.status.value,
+        created=made.created,
+        kernel_id=session.name,
+        sess_id=session.name,
+    )
+
+
+def _iso(when: datetime | None) -> str | None:
+    return when.isoformat() if when else None
+
+
+def _detail(session: Session, key: str) -> str:
+    return str(session.reason_detail.get(key) or "")
+
+
+def item_of(session: Session) -> wire.SessionItem:
+    main = session.main
+    return wire.SessionItem(
+        id=str(session.id),
+        name=session.name,
+        status=session.status.value,
+        reason=session.reason,
+        message=_detail(session, "message"),
+        hint=_detail(session, "hint"),
+        image=main.image_name,
+        architecture=main.architecture,
+        type=session.session_type.value,
+        domain=session.domain_name,
+        project=str(session.project_id),
+        user=str(session.user_id),
+        access_key=session.access_key,
+        resource_group=session.resource_group,
+        agent=main.agent_id,
+        tag=session.tag,
+        cluster_size=len(session.kernels),
+        requested_slots=session.requested_slots.texts(),
+        result=session.result,
+        created_at=session.created_at.isoformat(),
+        terminated_at=_iso(session.terminated_at),
+        exit_code=main.exit_code,
+    )
+
+
+def last_stat(stats: dict[str, int]) -> dict[str, Any] | None:
+    """The published form of a kernel's newest measurements."""
+    if not stats:
+        return None
+    used_ms = stats.get("cpu_used_us", 0) / 1000
+    memory = str(stats.get("memory_bytes", 0))
+    peak = str(stats.get("memory_peak_bytes", 0))
+    return {
+        "cpu_used": {"current": f"{used_ms:.3f}", "unit_hint": "msec"},
+        "mem": {"current": memory, "stats.max": peak, "unit_hint": "bytes"},
+    }
+
+
+def info_of(session: Session, now: datetime) -> wire.SessionInfo:
+    main = session.main
+    first, _, rest = main.image_name.partition("/")
+    occupied = session.requested_slots if session.status.occupying else ResourceSlots()
+    return wire.SessionInfo(
+        id=str(session.id),
+        name=session.name,
+        domain_name=session.domain_name,
+        group_id=str(session.project_id),
+        user_id=str(session.user_id),
+        lang=main.image_name,
+        image=main.image_name,
+        architecture=main.architecture,
+        registry=first if rest and ("." in first or ":" in first) else "",
+        tag=session.tag,
+        container_id=main.container_id,
+        occupied_slots=str(occupied.texts()),
+        occupying_slots=str(occupied.texts()),
+        requested_slots=str(session.requested_slots.texts()),
+        occupied_shares="{}",
+        environ=str(session.environ),
+        resource_opts=str(session.resource_opts),
+        status=session.status.value,
+        status_info=session.reason,
+        status_data=session.reason_detail or None,
+        age=int(((session.terminated_at or now) - session.created_at).total_seconds() * 1000),
+        creation_time=session.created_at.isoformat(),
+        termination_time=_iso(session.terminated_at),
+        num_queries_executed=0,
+        last_stat=last_stat(main.stats),
+        idle_checks={},
+        reason=session.reason,
+        message=_detail(session, "message"),
+        hint=_detail(session, "hint"),
+    )
+
+
+def statuses_of(text: str | None) -> frozenset[SessionStatus] | None:
+    """Statuses from a comma-separated list. Raises InvalidInput."""
+    words = [word.strip().upper() for word in (text or "").split(",") if word.strip()]
+    try:
+        return frozenset(map(SessionStatus, words)) or None
+    except ValueError as exc:
+        known = ", ".join(SessionStatus)
+        raise InvalidInput(f"{str(exc)[:60]} of sessions", hint=f"One of {known}.", field="status") from None
+
+
+@post(
+    "/session",
+    opt=_opt(
+        summary="Create a session",
+        description="Waits until it runs, unless `enqueueOnly`. A live session of yours with the same name and image is returned "
+        "instead of making another, unless `reuseIfExists` is false. If you disconnect while waiting, the session stays.",
+        form=wire.CreateSession,
+        form_in="body",
+        reply=wire.SessionCreated,
+        status=201,
+        refusals=(403, 404, 412, 500),
+    ),
+)
+async def create_session(request: AnyRequest) -> Response[bytes]:
+    manager, principal, form = await begin(request, wire.CreateSession)
+    return reply(created_reply(await manager.sessions.create(principal, draft_of(form))), 201)
+
+
+@get(
+    "/session",
+    opt=_opt(
+        summary="List sessions",
+        description="Your own; administrators see those of their domain, superadministrators all. Newest first.",
+        form=wire.ListSessions,
+        reply=wire.SessionPage,
+        refusals=(403,),
+    ),
+)
+async def list_sessions(request: AnyRequest) -> Response[bytes]:
+    manager, principal, form = await begin(request, wire.ListSessions)
+    if not 1 <= form.limit <= LIST_ITEMS_MAX:
+        raise InvalidInput(f"limit is 1 to {LIST_ITEMS_MAX}, not {form.limit}", field="limit")
+    if form.offset < 0:
+        raise InvalidInput(f"offset is 0 or more, not {form.offset}", field="offset")
+    statuses = statuses_of(form.status)
+    page = await manager.sessions.list(principal, statuses=statuses, limit=form.limit, offset=form.offset)
+    return reply(wire.SessionPage(items=[item_of(s) for s in page.items], total_count=page.total_count))
+
+
+@get(
+    "/session/_/match",
+    opt=_opt(
+        summary="Find live sessions by the beginning of their name or id",
+        form=wire.MatchSessions,
+        reply=wire.Matches,
+        refusals=(403,),
+    ),
+)
+async def match_sessions(request: AnyRequest) -> Response[bytes]:
+    manager, principal, form = await begin(request, wire.MatchSessions)
+    found = await manager.sessions.match(principal, form.id)
+    return reply(
+        wire.Matches(matches=[wire.Match(id=str(s.id), name=s.name, status=s.status.value) for s in found])
+    )
+
+
+@get(
+    "/session/{name:str}",
+    opt=_opt(
+        summary="Show a session",
+        description="`reason`, `message` and `hint` say why it is in its status and what to do.",
+        form=wire.GetSession,
+        reply=wire.SessionInfo,
+        refusals=SESSION,
+    ),
+)
+async def get_session(request: AnyRequest, name: str) -> Response[bytes]:
+    manager, principal, _ = await begin(request, wire.GetSession)
+    session = await manager.sessions.get(principal, name)
+    return reply(info_of(session, manager.clock.now()))
+
+
+@patch(
+    "/session/{name:str}",
+    opt=_opt(
+        summary="Restart a session",
+        description="Makes its containers anew and keeps the home folder; answers when it runs again.",
+        form=wire.GetSession,
+        status=204,
+        refusals=SESSION,
+    ),
+)
+async def restart_session(request: AnyRequest, name: str) -> Response[None]:
+    manager, principal, _ = await begin(request, wire.GetSession)
+    await manager.sessions.restart(principal, name)
+    return empty()
+
+
+@delete(
+    "/session/{name:str}",
+    status_code=200,
+    opt=_opt(
+        summary="End a session",
+        description="Waits, within limits, for its end. One that has not started yet is cancelled.",
+        form=wire.DestroySession,
+        reply=wire.SessionStats,
+        refusals=SESSION,
+    ),
+)
+async def destroy_session(request: AnyRequest, name: str) -> Response[bytes]:
+    manager, principal, form = await begin(request, wire.DestroySession)
+    return reply(wire.SessionStats(stats=await manager.sessions.destroy(principal, name, forced=form.forced)))
+
+
+@post(
+    "/session/{name:str}/rename",
+    opt=_opt(
+        summary="Rename a running session",
+        form=wire.RenameSession,
+        status=204,
+        refusals=(403, 404, 409),
+    ),
+)
+async def rename_session(request: AnyRequest, name: str) -> Response[None]:
+    manager, principal, form = await begin(request, wire.RenameSession)
+    await manager.sessions.rename(principal, name, form.name)
+    return empty()
+
+
+@get(
+    "/session/{name:str}/status-history",
+    opt=_opt(
+        summary="When a session reached each status",
+        form=wire.GetSession,
+        reply=wire.StatusHistory,
+        refusals=SESSION,
+    ),
+)
+async def get_status_history(request: AnyRequest, name: str) -> Response[bytes]:
+    manager, principal, _ = await begin(request, wire.GetSession)
+    session = await manager.sessions.get(principal, name, live_only=False)
+    both = {
+        spelled: when
+        for status, when in session.status_history.items()
+        for spelled in (status.upper(), status.lower())
+    }
+    return reply(wire.StatusHistory(result=both))
+
+
+ROUTES: tuple[ControllerRouterHandler, ...] = (
+    create_session,
+    list_sessions,
+    match_sessions,
+    get_session,
+    restart_session,
+    destroy_session,
+    rename_session,
+    get_status_history,
+)
