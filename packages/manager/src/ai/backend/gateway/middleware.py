@@ -8,6 +8,7 @@ import secrets
 from typing import Any
 
 import msgspec
+from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from ai.backend.common.errors import InvalidInput
@@ -82,7 +83,7 @@ class Edge:
                 return
         routed: Any = dict(scope)
         routed["path"] = modern_path(method, scope["path"])
-        if scope["type"] == "http":
+        if scope["type"] == ScopeType.HTTP:
             routed["method"] = method
         await self._app(routed, receive, send)
 
@@ -93,7 +94,7 @@ class _Answer:
     def __init__(self, scope: Scope, send: Send, rid: str) -> None:
         self._state = scope["state"]
         self._path = scope["path"]
-        self._websocket = scope["type"] == "websocket"
+        self._websocket = scope["type"] == ScopeType.WEBSOCKET
         self._send = send
         self._rid = rid
         self._accepted = False
@@ -103,7 +104,8 @@ class _Answer:
         if kind == "http.response.start":
             start: Any = message
             kept = [pair for pair in start["headers"] if pair[0].lower() != b"server"]
-            await self._send({**start, "headers": [*kept, *self._headers()]})
+            start["headers"] = [*kept, *self._headers()]
+            await self._send(start)
         elif kind == "websocket.close" and not self._accepted:
             error = self._state.get("error")
             await self.refuse(

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from litestar import Response, get, post
 from litestar.types import ControllerRouterHandler
-from multipart import (
+from multipart import (  # type: ignore[import-untyped]
     MultipartError,
     MultipartSegment,
     ParserLimitReached,

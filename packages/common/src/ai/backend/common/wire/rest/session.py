@@ -7,7 +7,6 @@ from msgspec import Meta
 
 from .form import Form, OwnedForm
 
-Text = Annotated[str, Meta(max_length=1 << 20)]
 SlotAmounts = dict[str, str | int | float]
 
 
@@ -18,11 +17,13 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 class CreateConfig(Form, frozen=True, kw_only=True):
     ALIASES: ClassVar[dict[str, str]] = {"scalinggroup": "resourceGroup"}
 
-    environ: Annotated[dict[str, str], Meta(description="Environment variables inside the session.")] = {}
+    environ: Annotated[dict[str, str], Meta(description="Environment variables inside the session.")] = (
+        msgspec.field(default_factory=dict)
+    )
     resources: Annotated[
         SlotAmounts,
         Meta(description='Amounts by slot: `{"cpu": 1, "mem": "1g"}`. What is missing comes from the image.'),
-    ] = {}
+    ] = msgspec.field(default_factory=dict)
     resource_opts: Annotated[SlotAmounts, Meta(description="`shmem`: size of the shared memory.")] = (
         msgspec.field(default_factory=dict, name="resource_opts")
     )
@@ -30,10 +31,10 @@ class CreateConfig(Form, frozen=True, kw_only=True):
         str | None, Meta(description="Where to run; also accepted as `scalingGroup`.")
     ] = None
     cluster_size: int | None = None
-    mounts: list[Any] = []
+    mounts: list[Any] = msgspec.field(default_factory=list)
     mount_map: dict[str, Any] = msgspec.field(default_factory=dict, name="mount_map")
     preopen_ports: list[Any] = msgspec.field(default_factory=list, name="preopen_ports")
-    agent_list: list[str] = []
+    agent_list: list[str] = msgspec.field(default_factory=list)
 
 
 class CreateSession(OwnedForm, frozen=True, kw_only=True):
@@ -71,7 +72,7 @@ class CreateSession(OwnedForm, frozen=True, kw_only=True):
     startup_command: Annotated[str | None, Meta(description="What a batch session runs.")] = None
     bootstrap_script: str | None = msgspec.field(default=None, name="bootstrap_script")
     starts_at: str | None = msgspec.field(default=None, name="starts_at")
-    dependencies: list[str] = []
+    dependencies: list[str] = msgspec.field(default_factory=list)
     callback_url: str | None = msgspec.field(default=None, name="callback_url")
     config: CreateConfig = CreateConfig()
 
@@ -184,7 +185,7 @@ class ExecuteCode(OwnedForm, frozen=True, kw_only=True):
     options: Annotated[
         dict[str, Any],
         Meta(description="batch: `clean`, `build`, `buildLog`, `exec`; complete: `row`, `col`, ..."),
-    ] = {}
+    ] = msgspec.field(default_factory=dict)
 
 
 class StreamCode(Form, frozen=True, kw_only=True):
@@ -192,7 +193,7 @@ class StreamCode(Form, frozen=True, kw_only=True):
 
     mode: str = "query"
     code: str | None = None
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 Console = list[tuple[str, str | tuple[str, str]]]
@@ -230,12 +231,14 @@ class Completions(Reply, frozen=True, kw_only=True):
 
 
 class Executed(Reply, frozen=True, kw_only=True):
-    result: ExecuteResult | dict[str, Any]
+    result: ExecuteResult
 
 
 class CompleteCode(OwnedForm, frozen=True, kw_only=True):
     code: str | None = None
-    options: Annotated[dict[str, Any], Meta(description="`row`, `col`, `line`, `post`.")] = {}
+    options: Annotated[dict[str, Any], Meta(description="`row`, `col`, `line`, `post`.")] = msgspec.field(
+        default_factory=dict
+    )
 
 
 class Completed(Reply, frozen=True, kw_only=True):
@@ -245,7 +248,9 @@ class Completed(Reply, frozen=True, kw_only=True):
 class DownloadFiles(OwnedForm, frozen=True, kw_only=True):
     ALIASES: ClassVar[dict[str, str]] = {"file": "files"}
 
-    files: Annotated[list[str], Meta(description="1 to 5 paths, relative to /home/work.")] = []
+    files: Annotated[list[str], Meta(description="1 to 5 paths, relative to /home/work.")] = msgspec.field(
+        default_factory=list
+    )
 
 
 class DownloadFile(OwnedForm, frozen=True, kw_only=True):
