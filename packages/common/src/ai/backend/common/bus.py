@@ -6,11 +6,14 @@ report repairs a lost one). Nothing above knows whether a network lies between. 
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from . import errors
 from .errors import AgentUnreachable, BackendError, KernelError, Timeout
+from .log import get_logger
 from .wire import rpc
+
+log = get_logger(__name__)
 
 R = TypeVar("R", bound=rpc.Message)
 Handler = Callable[[rpc.Request], Awaitable[rpc.Reply]]
@@ -45,21 +48,46 @@ def _codes(kind: type[BackendError]) -> dict[str, type[BackendError]]:
 
 
 def failure_of(exc: BackendError) -> rpc.Failure:
-    """The wire form of an error."""
-    detail = {
-        k: v if isinstance(v, str | int | float | bool | list) or v is None else str(v)
-        for k, v in exc.detail.items()
-    }
+    """The wire form of an error. What the form has no place for (nested values, very large numbers) crosses as text."""
+
+    def plain(value: Any) -> str | int | float | bool | list[str] | None:
+        if isinstance(value, list):
+            return [str(item) for item in value]
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            return str(value)
+        return value if isinstance(value, str | int | float | bool) or value is None else str(value)
+
+    detail = {name: plain(value) for name, value in exc.detail.items()}
     return rpc.Failure(code=exc.code, text=exc.message, hint=exc.hint, detail=detail)
 
 
 def error_of(failure: rpc.Failure) -> BackendError:
     """The error again, as the class of its code where this side knows it, else a KernelError that keeps code and text."""
     kind = _codes(errors.BackendError).get(failure.code)
-    detail = {k: v for k, v in failure.detail.items() if k not in ("message", "hint", "self")}
+    detail: dict[str, Any] = {k: v for k, v in failure.detail.items() if k not in ("message", "hint", "self")}
     if kind is None:
-        return KernelError(failure.text, hint=failure.hint, agent_code=failure.code, **detail)
+        return KernelError(failure.text, hint=failure.hint, **{**detail, "agent_code": failure.code})
     return kind(failure.text, hint=failure.hint, **detail)
+
+
+async def answer(handler: Handler, data: bytes) -> bytes:
+    """An encoded reply to an encoded request, whatever happens: also a bug in the handler is told, and stays with its call."""
+    try:
+        return rpc.encode(await handler(rpc.decode_request(data)))
+    except BackendError as exc:
+        return rpc.encode(failure_of(exc))
+    except Exception as exc:
+        log.error("request-failed", error=repr(exc), exc_info=True)
+        return rpc.encode(failure_of(BackendError("The agent failed to answer; its log says why.")))
+
+
+def result_of(data: bytes, reply: type[R]) -> R:
+    """The reply in an encoded answer; raises the error in it."""
+    decoded = rpc.decode_reply(data)
+    if isinstance(decoded, rpc.Failure):
+        raise error_of(decoded)
+    assert isinstance(decoded, reply), f"{type(decoded).__name__} is no {reply.__name__}"
+    return decoded
 
 
 class InProcessBus:
@@ -79,21 +107,10 @@ class InProcessBus:
             )
         try:
             async with asyncio.timeout(timeout_s):
-                data = await self._answer(handler, rpc.encode(request))
+                data = await answer(handler, rpc.encode(request))
         except TimeoutError as exc:
             raise Timeout(f"agent {agent_id} did not answer within {timeout_s:g} s", agent=agent_id) from exc
-        answer = rpc.decode_reply(data)
-        if isinstance(answer, rpc.Failure):
-            raise error_of(answer)
-        assert isinstance(answer, reply), f"{type(answer).__name__} is no {reply.__name__}"
-        return answer
-
-    @staticmethod
-    async def _answer(handler: Handler, data: bytes) -> bytes:
-        try:
-            return rpc.encode(await handler(rpc.decode_request(data)))
-        except BackendError as exc:
-            return rpc.encode(failure_of(exc))
+        return result_of(data, reply)
 
     def on_report(self, handler: ReportHandler) -> None:
         self._report_handler = handler
@@ -110,4 +127,9 @@ class InProcessBus:
         if self._report_handler is None:
             return
         async with self._report_locks.setdefault(report.agent_id, asyncio.Lock()):
-            await self._report_handler(rpc.decode_report(rpc.encode(report)))
+            try:
+                await self._report_handler(rpc.decode_report(rpc.encode(report)))
+            except Exception as exc:
+                # The manager's trouble is not the agent's: the next report repairs it.
+                known = isinstance(exc, BackendError)
+                log.error("report-dropped", agent=report.agent_id, error=str(exc), exc_info=not known)

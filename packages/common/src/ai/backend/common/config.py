@@ -29,28 +29,38 @@ def load(
 
     `overrides` are flags: dotted names ("gateway.listen") to values; None is ignored. Raises ConfigError.
     """
-    text, data = "", {}
+    text = ""
+    data: dict[str, Any] = {}
     if path is not None:
-        try:
-            text = path.read_text()
-            data = tomllib.loads(text)
-        except OSError as exc:
-            raise ConfigError(
-                f"{path} can't be read: {exc.strerror}", hint="Give another --config, or create it."
-            ) from exc
-        except tomllib.TOMLDecodeError as exc:
-            raise ConfigError(f"{path} is no TOML: {exc}") from exc
+        text, data = _read(path)
         _check_keys(kind, data, path, text, ())
-    _apply_environ(kind, data, environ, ())
+    origins: dict[str, str] = {}
+    _apply_environ(kind, data, environ, (), origins)
     for dotted, value in (overrides or {}).items():
         if value is not None:
             _put(data, dotted.split("."), value)
+            origins[dotted] = f"--{dotted}"
     try:
         return msgspec.convert(data, kind, strict=False)
     except msgspec.ValidationError as exc:
-        keys = re.findall(r"[\w-]+", str(exc).rpartition("`$")[2])
-        where = f"{path}:{_line_of(text, keys)}: " if path is not None and keys else ""
-        raise ConfigError(f"{where}{exc}", key=".".join(keys)) from exc
+        found = re.search(r" - at `\$\.?([^`]*)`$", str(exc))
+        keys = re.findall(r"[\w-]+", found[1]) if found else []
+        where = origins.get(".".join(keys), "")
+        if not where and path is not None:
+            where = f"{path}:{_line_of(text, keys)}" if keys else str(path)
+        raise ConfigError(f"{where}: {exc}" if where else str(exc), key=".".join(keys)) from exc
+
+
+def _read(path: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        return text, tomllib.loads(text)
+    except OSError as exc:
+        raise ConfigError(
+            f"{path} can't be read: {exc.strerror}", hint="Give another --config, or create it."
+        ) from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path} is no TOML: {exc}") from exc
 
 
 def _fields(kind: type[msgspec.Struct]) -> dict[str, Any]:
@@ -78,20 +88,28 @@ def _check_keys(
 
 
 def _apply_environ(
-    kind: type[msgspec.Struct], data: dict[str, Any], environ: Mapping[str, str], above: tuple[str, ...]
+    kind: type[msgspec.Struct],
+    data: dict[str, Any],
+    environ: Mapping[str, str],
+    above: tuple[str, ...],
+    origins: dict[str, str],
 ) -> None:
     for key, inner in _fields(kind).items():
         if _is_struct(inner):
-            _apply_environ(inner, data, environ, (*above, key))
+            _apply_environ(inner, data, environ, (*above, key), origins)
             continue
         name = PREFIX + "_".join((*above, key)).replace("-", "_").upper()
         if name in environ:
             _put(data, [*above, key], environ[name])
+            origins[".".join((*above, key))] = f"environment variable {name}"
 
 
 def _put(data: dict[str, Any], keys: list[str], value: Any) -> None:
     for key in keys[:-1]:
-        data = data.setdefault(key, {})
+        inner = data.setdefault(key, {})
+        if not isinstance(inner, dict):
+            return  # a value where a section belongs: decoding will say so
+        data = inner
     data[keys[-1]] = value
 
 

@@ -15,7 +15,8 @@ AgentId = NewType("AgentId", str)
 AccessKey = NewType("AccessKey", str)
 RequestId = NewType("RequestId", str)
 
-_SESSION_NAME = re.compile(r"^(?=.{4,64}$)[A-Za-z0-9_][A-Za-z0-9_.-]*[A-Za-z0-9_]$")
+_SESSION_NAME = re.compile(r"(?=.{4,64}\Z)[A-Za-z0-9_][A-Za-z0-9_.-]*[A-Za-z0-9_]")
+_UUID = re.compile(r"[0-9a-f]{8}(-?)[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{12}", re.IGNORECASE)
 _BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 _BASE64URL = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
@@ -43,15 +44,12 @@ def new_secret_key(rng: Random) -> str:
 
 def parse_uuid(text: str) -> UUID | None:
     """The UUID that the text spells (with or without dashes), or None."""
-    try:
-        return UUID(text)
-    except ValueError:
-        return None
+    return UUID(text) if _UUID.fullmatch(text) else None
 
 
 def check_session_name(name: str) -> str:
     """Returns the name. Raises InvalidInput when it is not 4 to 64 ASCII word characters, dots and dashes."""
-    if not _SESSION_NAME.match(name):
+    if not _SESSION_NAME.fullmatch(name):
         raise InvalidInput(
             f"{name[:80]!r} is no session name",
             hint="Use 4 to 64 letters, digits, '_', '.', '-', not starting or ending with '.' or '-'.",

@@ -13,16 +13,21 @@ import structlog
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Set at each entry point (HTTP request, loop run, bus message); carried on the bus, so that one story has one id everywhere."""
 
+# Lower case, without dashes and underscores: secret_key, Secret-Key and secretKey are one.
 _SECRET_KEYS = frozenset(
     {
-        "secret_key",
+        "secretkey",
         "password",
         "secret",
         "token",
+        "authtoken",
+        "accesstoken",
+        "sessiontoken",
         "authorization",
-        "private_key",
-        "old_password",
-        "new_password",
+        "cookie",
+        "privatekey",
+        "oldpassword",
+        "newpassword",
         "signature",
     }
 )
@@ -32,13 +37,19 @@ REDACTED = "***"
 def redact(value: Any) -> Any:
     """A copy in which the values of secret keys are replaced."""
     if isinstance(value, dict):
-        return {k: REDACTED if str(k).lower() in _SECRET_KEYS and v else redact(v) for k, v in value.items()}
+        return {k: REDACTED if v and _is_secret(k) else redact(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [redact(item) for item in value]
     return value
 
 
+def _is_secret(key: Any) -> bool:
+    return str(key).lower().replace("-", "").replace("_", "") in _SECRET_KEYS
+
+
 def _add_context(_logger: Any, _name: str, event: Any) -> Any:
+    if name := event.pop("logger_name", ""):
+        event["logger"] = name
     if rid := request_id.get():
         event["request_id"] = rid
     return redact(event)
@@ -86,4 +97,6 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
 
 def get_logger(name: str) -> Any:
     """A structured logger: `log.info("event-name", key=value)`. Events are kebab-case nouns and past participles."""
-    return structlog.get_logger().bind(logger=name)
+    # Not `.bind(logger=name)`: that would fix today's configuration, and modules get their loggers before a main has configured any.
+    # A first value can't be called "logger" here: `_add_context` gives it its name.
+    return structlog.get_logger(logger_name=name)

@@ -5,8 +5,8 @@ bytes. So sums are exact, and nothing is lost by rounding. Text forms ("0.5", "1
 """
 
 import re
-from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from typing import NamedTuple, NewType
 
 from .errors import InvalidInput
@@ -19,7 +19,11 @@ MILLI = 1000
 AMOUNT_MAX = 2**62
 
 _SUFFIXES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50, "e": 1 << 60}
-_SIZE = re.compile(r"^\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([kmgtpe]?)(?:i?b|bytes?)?\s*$", re.IGNORECASE)
+_SIZE = re.compile(
+    r"\s*([0-9]{1,32}(?:\.[0-9]{0,32})?|\.[0-9]{1,32})\s*([kmgtpe]?)(?:i?b|bytes?)?\s*",
+    re.IGNORECASE | re.ASCII,
+)
+_COUNT = re.compile(r"\s*\+?([0-9]{0,32})(?:\.([0-9]{0,32}))?\s*", re.ASCII)
 
 
 def slot_type(name: str) -> str:
@@ -45,7 +49,7 @@ class ResourceSlots(Mapping[SlotName, int]):
     def __getitem__(self, name: SlotName) -> int:
         return self._amounts.get(name, 0)
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[SlotName]:
         return iter(self._amounts)
 
     def __len__(self) -> int:
@@ -110,12 +114,12 @@ def parse_size(value: str | int | float) -> int:
     """Bytes of a BinarySize: "256m", "1.5g", "512MiB", "1024", 1024. Suffixes are binary. Raises InvalidInput."""
     if isinstance(value, bool):
         raise InvalidInput(f"{value!r} is no size", hint="Write for example 256m or 1.5g.")
-    match = _SIZE.match(str(value))
+    match = _SIZE.fullmatch(str(value))
     if match is None:
         raise InvalidInput(
             f"{str(value)[:40]!r} is no size", hint="Write for example 256m, 1.5g or a number of bytes."
         )
-    amount = int(Decimal(match[1]) * _SUFFIXES[match[2].lower()])
+    amount = int(Fraction(match[1]) * _SUFFIXES[match[2].lower()])
     if amount > AMOUNT_MAX:
         raise InvalidInput(f"{str(value)[:40]!r} is too large a size")
     return amount
@@ -135,19 +139,17 @@ def parse_amount(slot: str, value: str | int | float) -> int:
     """The integer amount of a slot from its wire form. Raises InvalidInput naming the slot; negative amounts are refused."""
     if slot_type(slot) == "bytes":
         return parse_size(value)
-    try:
-        if isinstance(value, bool):
-            raise InvalidOperation
-        milli = Decimal(str(value).strip()) * MILLI
-        if not milli.is_finite() or milli < 0 or milli != milli.to_integral_value() or milli > AMOUNT_MAX:
-            raise InvalidOperation
-    except InvalidOperation:
+    match = None if isinstance(value, bool) else _COUNT.fullmatch(str(value))
+    whole, part = (match[1], (match[2] or "").rstrip("0")) if match is not None else ("", "")
+    milli = int(f"0{whole}") * MILLI + int(f"{part:0<3}"[:3])
+    digits = match is not None and bool(match[1] or match[2])
+    if not digits or len(part) > 3 or milli > AMOUNT_MAX:
         raise InvalidInput(
             f"{str(value)[:40]!r} is no amount of {slot}",
             hint="Write a number such as 1 or 0.5 (steps of 0.001).",
             slot=slot,
-        ) from None
-    return int(milli)
+        )
+    return milli
 
 
 def format_amount(slot: str, amount: int) -> str:

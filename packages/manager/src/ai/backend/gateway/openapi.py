@@ -89,10 +89,11 @@ def _parameters(form: type[Form]) -> list[dict[str, Any]]:
 def _responses(operation: Operation, schemas: dict[Any, dict[str, Any]]) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     for status in operation.statuses:
-        answer: dict[str, Any] = {"description": MEANINGS[status]}
         if status >= 400:
-            answer["content"] = {CONTENT_TYPE: {"schema": schemas[Problem]}}
-        elif operation.reply is not None:
+            responses[str(status)] = {"$ref": f"#/components/responses/{status}"}
+            continue
+        answer: dict[str, Any] = {"description": MEANINGS[status]}
+        if operation.reply is not None:
             answer["content"] = {operation.media_type: {"schema": schemas[operation.reply]}}
         elif status == 200:
             answer["content"] = {operation.media_type: {"schema": {"type": "string"}}}
@@ -108,11 +109,17 @@ def _request_body(operation: Operation, schemas: dict[Any, dict[str, Any]]) -> d
     return {"required": True, "content": {"application/json": {"schema": schemas[operation.form]}}}
 
 
+def _operation_id(route: Route, path: str) -> str:
+    """The handler's name; a second path of the same handler adds its last word."""
+    first, *rest = route.fn.__name__.split("_")
+    more = [path.rpartition("/")[2]] if path != min(route.paths) and len(route.paths) > 1 else []
+    return first + "".join(word.capitalize() for word in (*rest, *more))
+
+
 def _operation(route: Route, path: str, schemas: dict[Any, dict[str, Any]]) -> dict[str, Any]:
     operation = operation_of(route)
-    name, *rest = route.fn.__name__.split("_")
     described: dict[str, Any] = {
-        "operationId": name + "".join(word.capitalize() for word in rest),
+        "operationId": _operation_id(route, path),
         "summary": operation.summary,
         "tags": [operation.tag],
         "security": [] if operation.anonymous else [{"signature": []}],
@@ -168,6 +175,14 @@ def document(routes: Iterable[Any]) -> dict[str, Any]:
         "paths": dict(sorted(paths.items())),
         "components": {
             "schemas": dict(sorted(components.items())),
+            "responses": {
+                str(status): {
+                    "description": meaning,
+                    "content": {CONTENT_TYPE: {"schema": schemas[Problem]}},
+                }
+                for status, meaning in MEANINGS.items()
+                if status >= 400
+            },
             "securitySchemes": {
                 "signature": {
                     "type": "apiKey",

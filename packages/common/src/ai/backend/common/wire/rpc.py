@@ -241,7 +241,7 @@ class Failure(Message, frozen=True, tag="failure"):
     code: str
     text: str
     hint: str = ""
-    detail: dict[str, str | int | float | bool | None | list[str]] = {}
+    detail: dict[str, str | int | float | bool | list[str] | None] = {}
 
 
 Request = Sync | Execute | Interrupt | Complete | Upload | Download | ReadFile | ListFiles | GetLogs

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from ..errors import InvalidInput
 
-_FORM = re.compile(r"^v([0-9]{1,3})\.([0-9]{8})$")
+_FORM = re.compile(r"v([0-9]{1,3})\.([0-9]{8})")
 
 
 class ApiVersion(NamedTuple):
@@ -26,7 +26,7 @@ MANAGER_VERSION = "25.5.2"
 
 def parse(text: str) -> ApiVersion:
     """Raises InvalidInput ("Unsupported API version.") for what is no version."""
-    match = _FORM.match(text)
+    match = _FORM.fullmatch(text)
     if match is None:
         raise InvalidInput("Unsupported API version.", hint=f"This server speaks up to {CURRENT}.")
     return ApiVersion(int(match[1]), match[2])

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 from litestar import Response, get, post
+from litestar.params import FromPath
 from litestar.types import ControllerRouterHandler
 from multipart import (  # type: ignore[import-untyped]
     MultipartError,
@@ -41,7 +42,7 @@ def _opt(**fields: Any) -> dict[str, Any]:
         reply=wire.Executed,
     ),
 )
-async def execute_code(request: AnyRequest, name: str) -> Response[bytes]:
+async def execute_code(request: AnyRequest, name: FromPath[str]) -> Response[bytes]:
     manager, principal, form = await begin(request, wire.ExecuteCode)
     if form.mode == "complete" or (form.mode is None and "row" in form.options):
         found = await manager.sessions.complete(principal, name, form.code or "", form.options)
@@ -70,7 +71,7 @@ async def execute_code(request: AnyRequest, name: str) -> Response[bytes]:
     "/session/{name:str}/interrupt",
     opt=_opt(summary="Interrupt the code that runs", form=wire.GetSession, status=204),
 )
-async def interrupt_session(request: AnyRequest, name: str) -> Response[None]:
+async def interrupt_session(request: AnyRequest, name: FromPath[str]) -> Response[None]:
     manager, principal, _ = await begin(request, wire.GetSession)
     await manager.sessions.interrupt(principal, name)
     return empty()
@@ -82,7 +83,7 @@ async def interrupt_session(request: AnyRequest, name: str) -> Response[None]:
         summary="Complete code at a cursor", form=wire.CompleteCode, form_in="body", reply=wire.Completed
     ),
 )
-async def complete_code(request: AnyRequest, name: str) -> Response[bytes]:
+async def complete_code(request: AnyRequest, name: FromPath[str]) -> Response[bytes]:
     manager, principal, form = await begin(request, wire.CompleteCode)
     found = await manager.sessions.complete(principal, name, form.code or "", form.options)
     return reply(wire.Completed(result=wire.Completions(completions=list(found))))
@@ -97,7 +98,7 @@ async def complete_code(request: AnyRequest, name: str) -> Response[bytes]:
         reply=wire.LogsResult,
     ),
 )
-async def get_logs(request: AnyRequest, name: str) -> Response[bytes]:
+async def get_logs(request: AnyRequest, name: FromPath[str]) -> Response[bytes]:
     manager, principal, _ = await begin(request, wire.GetSession)
     return reply(wire.LogsResult(result=wire.Logs(logs=await manager.sessions.logs(principal, name))))
 
@@ -187,7 +188,7 @@ async def read_upload(request: AnyRequest) -> list[rpc.UploadFile]:
         status=204,
     ),
 )
-async def upload_files(request: AnyRequest, name: str) -> Response[None]:
+async def upload_files(request: AnyRequest, name: FromPath[str]) -> Response[None]:
     files = await read_upload(request)
     principal = await acting(request, query_form(request, wire.UploadFiles))
     await gateway_of(request).manager.sessions.upload(principal, name, files)
@@ -224,7 +225,7 @@ async def _download(request: AnyRequest, name: str) -> Response[bytes]:
         media_type="multipart/mixed",
     ),
 )
-async def download_files(request: AnyRequest, name: str) -> Response[bytes]:
+async def download_files(request: AnyRequest, name: FromPath[str]) -> Response[bytes]:
     return await _download(request, name)
 
 
@@ -238,7 +239,7 @@ async def download_files(request: AnyRequest, name: str) -> Response[bytes]:
         media_type="multipart/mixed",
     ),
 )
-async def download_files_by_body(request: AnyRequest, name: str) -> Response[bytes]:
+async def download_files_by_body(request: AnyRequest, name: FromPath[str]) -> Response[bytes]:
     return await _download(request, name)
 
 
@@ -248,7 +249,7 @@ async def download_files_by_body(request: AnyRequest, name: str) -> Response[byt
         summary="Download one file as it is", form=wire.DownloadFile, media_type="application/octet-stream"
     ),
 )
-async def download_file(request: AnyRequest, name: str) -> Response[bytes]:
+async def download_file(request: AnyRequest, name: FromPath[str]) -> Response[bytes]:
     manager, principal, form = await begin(request, wire.DownloadFile)
     content = await manager.sessions.read_file(principal, name, form.file)
     return Response(content, media_type="application/octet-stream")
@@ -258,7 +259,7 @@ async def download_file(request: AnyRequest, name: str) -> Response[bytes]:
     "/session/{name:str}/files",
     opt=_opt(summary="List a folder of a session", form=wire.ListFiles, reply=wire.FileList),
 )
-async def list_files(request: AnyRequest, name: str) -> Response[bytes]:
+async def list_files(request: AnyRequest, name: FromPath[str]) -> Response[bytes]:
     manager, principal, form = await begin(request, wire.ListFiles)
     listed = await manager.sessions.list_files(principal, name, form.path)
     return reply(wire.FileList(files=msgspec.json.encode(listed.files).decode(), abspath=listed.abspath))

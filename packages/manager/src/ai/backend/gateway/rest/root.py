@@ -71,7 +71,7 @@ def _opt(**fields: Any) -> dict[str, Any]:
 async def get_version(request: AnyRequest) -> Response[Any]:
     if prefers_html(request.headers.get("accept", "")):
         headers = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer", "Vary": "Accept"}
-        return Response(_PAGE.encode(), media_type="text/html; charset=utf-8", headers=headers)
+        return Response(_PAGE.encode(), media_type="text/html", headers=headers)
     response = reply(Version(version=str(CURRENT), manager=MANAGER_VERSION))
     response.headers["Vary"] = "Accept"
     return response

@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from litestar import Response, delete, get, patch, post
+from litestar.params import FromPath
 from litestar.types import ControllerRouterHandler
 
 from ai.backend.common.errors import InvalidInput
@@ -241,7 +242,7 @@ async def match_sessions(request: AnyRequest) -> Response[bytes]:
         refusals=SESSION,
     ),
 )
-async def get_session(request: AnyRequest, name: str) -> Response[bytes]:
+async def get_session(request: AnyRequest, name: FromPath[str]) -> Response[bytes]:
     manager, principal, _ = await begin(request, wire.GetSession)
     session = await manager.sessions.get(principal, name)
     return reply(info_of(session, manager.clock.now()))
@@ -257,7 +258,7 @@ async def get_session(request: AnyRequest, name: str) -> Response[bytes]:
         refusals=SESSION,
     ),
 )
-async def restart_session(request: AnyRequest, name: str) -> Response[None]:
+async def restart_session(request: AnyRequest, name: FromPath[str]) -> Response[None]:
     manager, principal, _ = await begin(request, wire.GetSession)
     await manager.sessions.restart(principal, name)
     return empty()
@@ -274,7 +275,7 @@ async def restart_session(request: AnyRequest, name: str) -> Response[None]:
         refusals=SESSION,
     ),
 )
-async def destroy_session(request: AnyRequest, name: str) -> Response[bytes]:
+async def destroy_session(request: AnyRequest, name: FromPath[str]) -> Response[bytes]:
     manager, principal, form = await begin(request, wire.DestroySession)
     return reply(wire.SessionStats(stats=await manager.sessions.destroy(principal, name, forced=form.forced)))
 
@@ -288,7 +289,7 @@ async def destroy_session(request: AnyRequest, name: str) -> Response[bytes]:
         refusals=(403, 404, 409),
     ),
 )
-async def rename_session(request: AnyRequest, name: str) -> Response[None]:
+async def rename_session(request: AnyRequest, name: FromPath[str]) -> Response[None]:
     manager, principal, form = await begin(request, wire.RenameSession)
     await manager.sessions.rename(principal, name, form.name)
     return empty()
@@ -303,7 +304,7 @@ async def rename_session(request: AnyRequest, name: str) -> Response[None]:
         refusals=SESSION,
     ),
 )
-async def get_status_history(request: AnyRequest, name: str) -> Response[bytes]:
+async def get_status_history(request: AnyRequest, name: FromPath[str]) -> Response[bytes]:
     manager, principal, _ = await begin(request, wire.GetSession)
     session = await manager.sessions.get(principal, name, live_only=False)
     both = {

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 from litestar import WebSocket, websocket
+from litestar.params import FromPath
 from litestar.types import ControllerRouterHandler
 
 from ai.backend.common.errors import BackendError, InvalidInput
@@ -202,7 +203,7 @@ class Conversation:
         )
     },
 )
-async def stream_execution(socket: AnySocket, name: str) -> None:
+async def stream_execution(socket: AnySocket, name: FromPath[str]) -> None:
     form = query_form(socket, StreamExecution)
     principal = await acting(socket, form)
     sessions = gateway_of(socket).manager.sessions

@@ -1,0 +1,208 @@
+"""The blocking twin of the client: `with Client(config) as api: ...`, the same calls without `await`.
+
+Nothing is written twice: each method here is the asynchronous one, run in one background thread's event loop; signatures and types are
+taken over from it.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+
+from .client import AsyncClient
+from .config import ClientConfig
+from .execution import Console as AsyncConsole
+from .session import AsyncSession, AsyncSessions
+
+P = ParamSpec("P")
+T = TypeVar("T")
+A = TypeVar("A")
+
+
+class Portal:
+    """An event loop in a daemon thread, and the way into it."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="backend.ai-client", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Blocks until it is done; breaking this off (Ctrl-C) cancels it."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def iterate(self, stream: AsyncIterator[T]) -> Iterator[T]:
+        async def step() -> tuple[bool, T | None]:
+            try:
+                return True, await anext(stream)
+            except StopAsyncIteration:
+                return False, None
+
+        async def close() -> None:
+            if (aclose := getattr(stream, "aclose", None)) is not None:
+                await aclose()
+
+        try:
+            while True:
+                more, item = self.run(step())
+                if not more:
+                    return
+                yield item  # type: ignore[misc]
+        finally:
+            self.run(close())
+
+    def close(self) -> None:
+        self.run(self._loop.shutdown_asyncgens())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class Twin(Generic[A]):
+    """A blocking face of an asynchronous object."""
+
+    def __init__(self, portal: Portal, inner: A) -> None:
+        self._portal = portal
+        self._inner = inner
+
+
+def _call(
+    method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate["Twin[A]", P], T]:
+    def inner(self: Twin[A], *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._portal.run(method(self._inner, *args, **kwargs))
+
+    inner.__doc__, inner.__name__ = method.__doc__, method.__name__
+    return inner
+
+
+def _iterate(
+    method: Callable[Concatenate[A, P], AsyncIterator[T]],
+) -> Callable[Concatenate["Twin[A]", P], Iterator[T]]:
+    def inner(self: Twin[A], *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        return self._portal.iterate(method(self._inner, *args, **kwargs))
+
+    inner.__doc__, inner.__name__ = method.__doc__, method.__name__
+    return inner
+
+
+def _create(
+    method: Callable[Concatenate[A, P], Coroutine[Any, Any, AsyncSession]],
+) -> Callable[Concatenate["Twin[A]", P], "Session"]:
+    def inner(self: Twin[A], *args: P.args, **kwargs: P.kwargs) -> "Session":
+        return Session(self._portal, self._portal.run(method(self._inner, *args, **kwargs)))
+
+    inner.__doc__, inner.__name__ = method.__doc__, method.__name__
+    return inner
+
+
+class Console(Twin[AsyncConsole]):
+    def __enter__(self) -> "Console":
+        self._portal.run(_enter(self._inner))
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._portal.run(_leave(self._inner))
+
+    run = _call(AsyncConsole.run)
+    execute = _iterate(AsyncConsole.execute)
+
+
+class Session(Twin[AsyncSession]):
+    """See `AsyncSession`."""
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._portal.run(_leave(self._inner))
+
+    @property
+    def id(self) -> str:
+        return self._inner.id
+
+    @property
+    def ref(self) -> str:
+        return self._inner.ref
+
+    @property
+    def name(self) -> str:
+        return self._inner.name
+
+    @property
+    def status(self) -> str:
+        return self._inner.status
+
+    @property
+    def created(self) -> bool:
+        return self._inner.created
+
+    def console(self) -> Console:
+        """See `AsyncSession.console`."""
+        return Console(self._portal, self._inner.console())
+
+    info = _call(AsyncSession.info)
+    destroy = _call(AsyncSession.destroy)
+    restart = _call(AsyncSession.restart)
+    rename = _call(AsyncSession.rename)
+    logs = _call(AsyncSession.logs)
+    status_history = _call(AsyncSession.status_history)
+    execute = _iterate(AsyncSession.execute)
+    run = _call(AsyncSession.run)
+    interrupt = _call(AsyncSession.interrupt)
+    complete = _call(AsyncSession.complete)
+    upload = _call(AsyncSession.upload)
+    write_file = _call(AsyncSession.write_file)
+    download = _call(AsyncSession.download)
+    read_file = _call(AsyncSession.read_file)
+    list_files = _call(AsyncSession.list_files)
+    events = _iterate(AsyncSession.events)
+
+
+class Sessions(Twin[AsyncSessions]):
+    """See `AsyncSessions`."""
+
+    def at(self, ref: str) -> Session:
+        """A session by id or name, without asking the server."""
+        return Session(self._portal, self._inner.at(ref))
+
+    create = _create(AsyncSessions.create)
+    get = _call(AsyncSessions.get)
+    list = _call(AsyncSessions.list)
+    find = _call(AsyncSessions.find)
+    events = _iterate(AsyncSessions.events)
+
+
+class Client(Twin[AsyncClient]):
+    """See `AsyncClient`."""
+
+    def __init__(self, config: ClientConfig) -> None:
+        super().__init__(Portal(), AsyncClient(config))
+        self.sessions = Sessions(self._portal, self._inner.sessions)
+
+    def __enter__(self) -> "Client":
+        self._portal.run(_enter(self._inner))
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._portal.run(_leave(self._inner))
+        self._portal.close()
+
+    version = _call(AsyncClient.version)
+    health = _call(AsyncClient.health)
+    images = _call(AsyncClient.images)
+    agents = _call(AsyncClient.agents)
+
+
+async def _enter(inner: AbstractAsyncContextManager[Any]) -> None:
+    await inner.__aenter__()
+
+
+async def _leave(inner: AbstractAsyncContextManager[Any]) -> None:
+    await inner.__aexit__(None, None, None)

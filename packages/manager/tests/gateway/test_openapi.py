@@ -1,0 +1,112 @@
+"""The description: valid, committed as generated, and true - each status that it promises occurs."""
+
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+from openapi_spec_validator import validate
+
+from ai.backend.gateway.app import ROUTES
+from ai.backend.gateway.openapi import document, operation_of
+
+COMMITTED = Path(__file__).parents[4] / "api" / "openapi.json"
+OWNER = "owner_access_key=AKIAROOTROOTROOTROOT"
+"""Someone for whom the plain user may not act."""
+NAMED = {"name": "fresh", "image": "python"}
+QUERIES = {
+    "match_sessions": "id=my",
+    "rename_session": "name=better",
+    "download_files": "files=a",
+    "download_files_by_body": "files=a",
+    "download_file": "file=a",
+    "watch_events": f"sessionId={'0' * 31}9",
+}
+BODIES: dict[str, Any] = {
+    "create_session": NAMED,
+    "execute_code": {"mode": "query", "code": "1"},
+    "authorize": {"username": "user@example.com", "password": "right"},
+}
+
+
+def test_it_is_valid():
+    validate(document(ROUTES))
+
+
+def test_it_is_committed_as_generated():
+    if not COMMITTED.exists():
+        pytest.fail(f"{COMMITTED} is missing: python -m ai.backend.gateway.openapi > api/openapi.json")
+    assert msgspec.json.decode(COMMITTED.read_bytes()) == msgspec.json.decode(
+        msgspec.json.encode(document(ROUTES))
+    )
+
+
+def test_every_route_is_described():
+    for route in ROUTES:
+        operation = operation_of(route)
+        assert operation.summary
+        assert not operation.summary.endswith(".")
+
+
+async def provoke(client: Any, route: Any, status: int) -> int:
+    """Makes a request that should be answered with the status; returns what came."""
+    name = route.fn.__name__
+    operation = operation_of(route)
+    ref, query, body, key, sign, headers = "mysess", QUERIES.get(name, ""), BODIES.get(name), "user", {}, {}
+    if name in ("list_agents",):
+        key = "root"
+    match status:
+        case 400:
+            headers = {"X-BackendAI-Version": "nonsense"}
+        case 401:
+            key = "liar"
+            if name == "authorize":
+                body = {"username": "user@example.com", "password": "wrong"}
+        case 403:
+            query, key = f"{query}&{OWNER}", "user"
+        case 404:
+            ref = "missing"
+            body = NAMED | {"image": "nowhere"} if name == "create_session" else body
+            query = f"sessionId={'0' * 32}" if name == "watch_events" else query
+        case 409:
+            ref = "changed"
+        case 412 | 500:
+            body = NAMED | {"image": "too-many" if status == 412 else "broken"}
+        case 413:
+            body = {"code": "x" * (9 << 20)}
+        case 429:
+            key = "slow"
+            await client.call("GET", "/auth", key=key)
+            for _ in range(10 if name == "authorize" else 0):
+                await client.call("POST", "/auth/authorize", {"username": "u", "password": "x"}, key=None)
+            body = {"username": "u", "password": "x"} if name == "authorize" else body
+        case 503:
+            ref = "faraway"
+    target = min(route.paths).replace("{name:str}", ref) + (f"?{query}" if query else "")
+    if status == 101 or not hasattr(route, "http_methods"):
+        return await upgrade(client, target, key, headers)
+    form = None
+    if operation.form_in == "multipart":
+        form, body = aiohttp.FormData(), None
+        form.add_field("src", b"x" * ((41 << 20) if status == 413 else 1), filename="a.txt")
+    signer = None if operation.anonymous else key
+    (method,) = route.http_methods
+    answer = await client.call(method, target, body, key=signer, headers=headers, form=form, **sign)
+    return answer.status
+
+
+async def upgrade(client: Any, target: str, key: str, headers: dict[str, str]) -> int:
+    signed = client.signed("GET", target, key=key) | headers
+    try:
+        async with client.http.ws_connect(client.url(target, "ws"), headers=signed):
+            return 101
+    except aiohttp.WSServerHandshakeError as refused:
+        return refused.status
+
+
+async def test_each_promised_status_occurs(client):
+    promised = [(route, status) for route in ROUTES for status in operation_of(route).statuses]
+    came = {(route.fn.__name__, status): await provoke(client, route, status) for route, status in promised}
+    assert {key: status for key, status in came.items() if status != key[1]} == {}
+    assert len(came) > 100
