@@ -20,7 +20,13 @@ ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER = ROOT / "backend.ai"
 
 
-def launch(*args: str, env: Mapping[str, str] | None = None, stdin: str | None = None, check: bool = True, timeout_s: float = 180):  # type: ignore[no-untyped-def]
+def launch(
+    *args: str,
+    env: Mapping[str, str] | None = None,
+    stdin: str | None = None,
+    check: bool = True,
+    timeout_s: float = 180,
+):  # type: ignore[no-untyped-def]
     """Runs the launcher; fails with everything it said when it should have succeeded."""
     done = subprocess.run(
         [str(LAUNCHER), *args],
@@ -49,7 +55,16 @@ class Cluster:
 
     def up(self) -> dict[str, Any]:
         done = launch(
-            "up", "--home", str(self.home), "--listen", "127.0.0.1:0", "--backend", self.backend, "--detach", "--json", *self.extra
+            "up",
+            "--home",
+            str(self.home),
+            "--listen",
+            "127.0.0.1:0",
+            "--backend",
+            self.backend,
+            "--detach",
+            "--json",
+            *self.extra,
         )
         told = json.loads(done.stdout)
         self.pid = int(told["pid"])
@@ -74,7 +89,11 @@ class Cluster:
 
 def read_env(path: Path) -> dict[str, str]:
     """What sourcing the file exports, read by a real shell."""
-    names = [line.split("=")[0].removeprefix("export ") for line in path.read_text().splitlines() if line.startswith("export ")]
+    names = [
+        line.split("=")[0].removeprefix("export ")
+        for line in path.read_text().splitlines()
+        if line.startswith("export ")
+    ]
     script = f". {shlex.quote(str(path))}; {sys.executable} -c 'import json,os; print(json.dumps(dict(os.environ)))'"
     seen = json.loads(subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout)
     return {name: seen[name] for name in names}

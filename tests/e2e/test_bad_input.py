@@ -33,7 +33,12 @@ async def call(
     multipart = isinstance(data, aiohttp.FormData)
     signed_type = "multipart/form-data" if multipart else content_type
     text = string_to_sign(
-        method=method, target=target, date=when.isoformat(), host=host, content_type=signed_type, version=VERSION
+        method=method,
+        target=target,
+        date=when.isoformat(),
+        host=host,
+        content_type=signed_type,
+        version=VERSION,
     )
     signature = sign(secret_key or cluster.env["BACKEND_SECRET_KEY"], when, host, text)
     headers = {
@@ -68,7 +73,11 @@ def is_problem(body: Any, slug: str, code: str) -> bool:
 
 async def test_a_bad_signature(cluster: Cluster) -> None:
     status, body, headers = await call(cluster, "GET", "/session", secret_key="wrong")
-    assert status == 401 and is_problem(body, "auth-failed", "auth.failed") and body["msg"] == "Signature mismatch"
+    assert (
+        status == 401
+        and is_problem(body, "auth-failed", "auth.failed")
+        and body["msg"] == "Signature mismatch"
+    )
     assert headers["Content-Type"].startswith("application/problem+json")
 
 
@@ -117,7 +126,14 @@ async def test_fifty_at_once_make_one_session(cluster: Cluster) -> None:
 
 
 async def test_malformed_json_and_wrong_types(cluster: Cluster) -> None:
-    for raw in ("{", "[1", '{"name": 5}', '"text"', '{"name": "okay1", "image": ["x"]}', '{"name":"okay1","image":"python","config":3}'):
+    for raw in (
+        "{",
+        "[1",
+        '{"name": 5}',
+        '"text"',
+        '{"name": "okay1", "image": ["x"]}',
+        '{"name":"okay1","image":"python","config":3}',
+    ):
         status, body, _ = await call(cluster, "POST", "/session", data=raw)
         assert status == 400, (raw, body)
         assert body["title"] == "Missing or invalid API parameters.", (raw, body)
@@ -175,7 +191,10 @@ async def test_paths_that_leave_the_home_folder(cluster: Cluster, session: str, 
 async def test_links_made_inside_lead_nowhere(cluster: Cluster, session: str) -> None:
     code = "import os; os.symlink('/etc', 'etc'); os.symlink('/etc/passwd', 'pw'); os.mkfifo('fifo')"
     status, body, _ = await call(
-        cluster, "POST", f"/session/{session}", json={"mode": "query", "code": code, "runId": None, "options": {}}
+        cluster,
+        "POST",
+        f"/session/{session}",
+        json={"mode": "query", "code": code, "runId": None, "options": {}},
     )
     assert status == 200 and body["result"]["status"] == "finished", body
     for path in ("etc/passwd", "pw", "fifo"):
@@ -187,15 +206,24 @@ async def test_links_made_inside_lead_nowhere(cluster: Cluster, session: str) ->
 
 async def test_a_session_killed_under_execute(cluster: Cluster, session: str) -> None:
     running = asyncio.ensure_future(
-        call(cluster, "POST", f"/session/{session}", json={"mode": "query", "code": "import time; time.sleep(60)", "runId": "r1"})
+        call(
+            cluster,
+            "POST",
+            f"/session/{session}",
+            json={"mode": "query", "code": "import time; time.sleep(60)", "runId": "r1"},
+        )
     )
     await asyncio.sleep(0.3)
     status, body, _ = await call(cluster, "DELETE", f"/session/{session}?forced=true")
     assert status == 200 and body["stats"]["status"] == "terminated", body
     status, body, _ = await asyncio.wait_for(running, 30)
     while status == 200 and body["result"]["status"] == "continued":
-        status, body, _ = await call(cluster, "POST", f"/session/{session}", json={"mode": "continue", "code": "", "runId": "r1"})
-    assert (status == 200 and body["result"]["exitCode"] == 130) or (status == 404 and is_problem(body, "object-not-found", "session.not-found"))
+        status, body, _ = await call(
+            cluster, "POST", f"/session/{session}", json={"mode": "continue", "code": "", "runId": "r1"}
+        )
+    assert (status == 200 and body["result"]["exitCode"] == 130) or (
+        status == 404 and is_problem(body, "object-not-found", "session.not-found")
+    )
 
 
 async def test_rate_limit_headers_are_on_every_answer(cluster: Cluster) -> None:

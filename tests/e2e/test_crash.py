@@ -42,7 +42,9 @@ def leftovers(cluster: Cluster) -> list[str]:
                 found.append(f"process {proc.name}: {command[:80]}")
     mounts = Path("/proc/self/mountinfo").read_text()
     found += [f"mount of {one}" for one in ids if one in mounts]
-    listing = subprocess.run(["find", "/sys/fs/cgroup", "-type", "d"], capture_output=True, text=True, check=False)
+    listing = subprocess.run(
+        ["find", "/sys/fs/cgroup", "-type", "d"], capture_output=True, text=True, check=False
+    )
     found += [f"cgroup {line}" for line in listing.stdout.splitlines() if any(one in line for one in ids)]
     return found
 
@@ -62,7 +64,9 @@ def story(cluster: Cluster) -> None:
         done = cluster.cli("exec", "survivor", "-c", "print(held + 1)")
         assert done.stdout == "42\n"
         deadline = time.monotonic() + 60
-        while (found := {s["name"]: s["status"] for s in cluster_sessions(cluster)})["queued-one"] != "RUNNING":
+        while (found := {s["name"]: s["status"] for s in cluster_sessions(cluster)})[
+            "queued-one"
+        ] != "RUNNING":
             assert time.monotonic() < deadline, found
             time.sleep(0.2)
         # A session that ends while the cluster is down is told of, with its reason.
@@ -90,7 +94,9 @@ def test_docker_sessions_survive(tmp_path: Path, dockerd: PrivateDockerd, python
 
 
 @pytest.mark.docker
-def test_the_engine_may_stop_while_sessions_run(tmp_path: Path, dockerd: PrivateDockerd, python_image: object) -> None:
+def test_the_engine_may_stop_while_sessions_run(
+    tmp_path: Path, dockerd: PrivateDockerd, python_image: object
+) -> None:
     cluster = Cluster(home=tmp_path / "home", backend="docker", extra=docker_args(dockerd))
     cluster.up()
     try:
@@ -148,7 +154,12 @@ def test_a_second_up_on_one_home_and_env_permissions(tmp_path: Path) -> None:
             "BACKEND_USER_SECRET_KEY",
         }  # fmt: skip
         assert wanted <= set(cluster.env)
-        logs = "".join(p.read_text(errors="replace") for p in (cluster.home / "logs").rglob("*") if p.is_file())
-        assert cluster.env["BACKEND_SECRET_KEY"] not in logs and cluster.env["BACKEND_ADMIN_PASSWORD"] not in logs
+        logs = "".join(
+            p.read_text(errors="replace") for p in (cluster.home / "logs").rglob("*") if p.is_file()
+        )
+        assert (
+            cluster.env["BACKEND_SECRET_KEY"] not in logs
+            and cluster.env["BACKEND_ADMIN_PASSWORD"] not in logs
+        )
     finally:
         cluster.down()

@@ -32,7 +32,9 @@ def session(cluster: Cluster, name: str) -> str:
 def test_run_prints_what_the_code_prints(cluster: Cluster) -> None:
     done = cluster.cli("run", "python", "-c", "print(6*7)")
     assert done.stdout == "42\n"
-    assert not [s for s in cluster.json("ps")["items"] if s["status"] == "RUNNING" and s["name"].startswith("run-")]
+    assert not [
+        s for s in cluster.json("ps")["items"] if s["status"] == "RUNNING" and s["name"].startswith("run-")
+    ]
 
 
 def test_state_persists_between_executes(cluster: Cluster, session: str) -> None:
@@ -41,7 +43,9 @@ def test_state_persists_between_executes(cluster: Cluster, session: str) -> None
 
 
 def test_output_and_errors_go_to_their_streams(cluster: Cluster, session: str) -> None:
-    done = cluster.cli("exec", session, "-c", "import sys; print('out'); print('err', file=sys.stderr); 1/0", check=False)
+    done = cluster.cli(
+        "exec", session, "-c", "import sys; print('out'); print('err', file=sys.stderr); 1/0", check=False
+    )
     assert done.stdout == "out\n"
     assert "err" in done.stderr and "ZeroDivisionError" in done.stderr
 
@@ -73,7 +77,9 @@ def test_interrupt_from_another_terminal(cluster: Cluster, session: str) -> None
     outcome: dict[str, Any] = {}
 
     def loop() -> None:
-        outcome["done"] = cluster.cli("exec", session, "-c", "print('on', flush=True)\nwhile True: pass", check=False)
+        outcome["done"] = cluster.cli(
+            "exec", session, "-c", "print('on', flush=True)\nwhile True: pass", check=False
+        )
 
     thread = threading.Thread(target=loop)
     thread.start()
@@ -86,10 +92,18 @@ def test_interrupt_from_another_terminal(cluster: Cluster, session: str) -> None
 
 
 def test_too_much_memory_ends_the_session_and_says_so(cluster: Cluster, session: str) -> None:
-    done = cluster.cli("exec", session, "-c", "b = bytearray(1 << 30)\nfor i in range(0, len(b), 4096): b[i] = 1", check=False)
+    done = cluster.cli(
+        "exec",
+        session,
+        "-c",
+        "b = bytearray(1 << 30)\nfor i in range(0, len(b), 4096): b[i] = 1",
+        check=False,
+    )
     assert "memory" in done.stderr.lower() and "256 MiB" in done.stderr
     info = wait_ended(cluster, session)
-    assert info["status"] == "TERMINATED" and info["reason"] == "out-of-memory" and "256 MiB" in info["message"]
+    assert (
+        info["status"] == "TERMINATED" and info["reason"] == "out-of-memory" and "256 MiB" in info["message"]
+    )
     assert cluster.cli("run", "python", "-c", "print('healthy')").stdout == "healthy\n"
 
 
@@ -117,10 +131,17 @@ def test_files_go_up_and_come_down(cluster: Cluster, session: str, tmp_path: Pat
 def test_a_batch_of_files_is_built_and_run(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text("import helper\nprint('answer', helper.answer())\n")
     (tmp_path / "helper.py").write_text("def answer(): return 42\n")
-    done = cluster.cli("run", "python", "--basedir", str(tmp_path), str(tmp_path / "main.py"), str(tmp_path / "helper.py"))
+    done = cluster.cli(
+        "run", "python", "--basedir", str(tmp_path), str(tmp_path / "main.py"), str(tmp_path / "helper.py")
+    )
     assert "answer 42" in done.stdout
     (tmp_path / "main.py").write_text("raise SystemExit(3)\n")
-    assert cluster.cli("run", "python", "--basedir", str(tmp_path), str(tmp_path / "main.py"), check=False).returncode == 3
+    assert (
+        cluster.cli(
+            "run", "python", "--basedir", str(tmp_path), str(tmp_path / "main.py"), check=False
+        ).returncode
+        == 3
+    )
 
 
 def test_restart_keeps_files_and_forgets_variables(cluster: Cluster, session: str) -> None:

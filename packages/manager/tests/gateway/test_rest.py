@@ -60,7 +60,7 @@ async def test_info(client):
     published = set(
         """domainName groupId userId lang image architecture registry tag containerId occupiedSlots occupyingSlots
         requestedSlots occupiedShares environ resourceOpts status statusInfo statusData age creationTime terminationTime
-        numQueriesExecuted lastStat idleChecks""".split()
+        numQueriesExecuted lastStat idleChecks""".split()  # noqa: SIM905
     )
     assert published | {"reason", "message", "hint", "id", "name"} == set(info)
     assert (info["registry"], info["message"], info["hint"]) == ("cr.example.com", "It runs.", "Use it.")

@@ -181,6 +181,8 @@ async def test_resuming_and_scopes(client):
 async def test_a_session_that_ended_already(client):
     async with client.watch(f"/events/session?sessionId={UUID(int=9)}&scope=*") as response:
         assert blocks((await response.content.read()).decode())[-1]["event"] == "server_close"
+    async with client.watch(f"/events/session?sessionId={UUID(int=9)}", {"Last-Event-ID": "5"}) as response:
+        assert blocks((await response.content.read()).decode())[-1]["event"] == "server_close"
     async with client.watch(f"/events/session?sessionId={UUID(int=99)}") as response:
         assert response.status == 404
     await asyncio.sleep(0)

@@ -28,6 +28,8 @@ from ai.backend.common import log
 from ai.backend.common.bus import InProcessBus
 from ai.backend.common.clock import SystemClock
 from ai.backend.common.errors import BackendError, ConfigError, Conflict, Fault
+from ai.backend.gateway.limits import GatewayConfig
+from ai.backend.gateway.main import bind
 from ai.backend.gateway.main import serve as serve_gateway
 from ai.backend.manager.assembly import build
 from ai.backend.manager.config import ManagerConfig
@@ -57,6 +59,7 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """HOME/config.toml, all of it optional."""
 
     manager: ManagerConfig = msgspec.field(default_factory=ManagerConfig)
+    gateway: GatewayConfig = msgspec.field(default_factory=GatewayConfig)
     agent: AgentConfig = msgspec.field(default_factory=AgentConfig)
     database: DatabaseConfig = msgspec.field(default_factory=DatabaseConfig)
     log: LogConfig = msgspec.field(default_factory=LogConfig)
@@ -120,7 +123,7 @@ async def serve(options: Options, *, on_ready: Callable[[dict[str, Any]], None])
             running = [
                 group.create_task(manager.run(ready=ready[0])),
                 group.create_task(agent.run(ready=ready[1])),
-                group.create_task(serve_gateway(manager, listener, ready=ready[2])),
+                group.create_task(serve_gateway(manager, listener, ready=ready[2], config=settings.gateway)),
             ]
             for event in ready:
                 await event.wait()
@@ -145,15 +148,12 @@ async def serve(options: Options, *, on_ready: Callable[[dict[str, Any]], None])
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((host, port))
+        return bind(host, port)
     except OSError as exc:
-        listener.close()
         raise ConfigError(
-            f"can't listen on {host}:{port}: {exc.strerror}", hint="Choose another with --listen HOST:PORT (port 0: any free one)."
+            f"can't listen on {host}:{port}: {exc.strerror}",
+            hint="Choose another with --listen HOST:PORT (port 0: any free one).",
         ) from exc
     return listener
 

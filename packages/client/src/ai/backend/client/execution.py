@@ -182,8 +182,9 @@ class Console:
     ) -> None:
         """Sends what `source` gives, unless the server says something first: an interrupted program waits no more."""
         asking = asyncio.ensure_future(answer(source, options))
+        both: set[asyncio.Future[Any]] = {asking, receiving}
         try:
-            await asyncio.wait({asking, receiving}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if asking.done():
                 await self._send(asking.result())
         finally:

@@ -240,11 +240,11 @@ class Requester:
 
     def _next_endpoint(self) -> None:
         """Moves on to the next endpoint, or gives up when each was tried."""
-        error = self._endpoints.pop(0)
+        self._endpoints.pop(0)
         if not self._endpoints:
             self._endpoints = list(self.config.endpoints)
             raise Unreachable(
-                f"nothing answers at {', '.join(self._endpoints) or error}",
+                f"nothing answers at {', '.join(self._endpoints)}",
                 hint="Is the cluster up ('backend.ai status')? Is BACKEND_ENDPOINT right?",
             )
 

@@ -75,7 +75,7 @@ class Twin(Generic[A]):
 def _call(
     method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate["Twin[A]", P], T]:
-    def inner(self: Twin[A], *args: P.args, **kwargs: P.kwargs) -> T:
+    def inner(self: Twin[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._portal.run(method(self._inner, *args, **kwargs))
 
     inner.__doc__, inner.__name__ = method.__doc__, method.__name__
@@ -85,7 +85,7 @@ def _call(
 def _iterate(
     method: Callable[Concatenate[A, P], AsyncIterator[T]],
 ) -> Callable[Concatenate["Twin[A]", P], Iterator[T]]:
-    def inner(self: Twin[A], *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+    def inner(self: Twin[A], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
         return self._portal.iterate(method(self._inner, *args, **kwargs))
 
     inner.__doc__, inner.__name__ = method.__doc__, method.__name__
@@ -95,7 +95,7 @@ def _iterate(
 def _create(
     method: Callable[Concatenate[A, P], Coroutine[Any, Any, AsyncSession]],
 ) -> Callable[Concatenate["Twin[A]", P], "Session"]:
-    def inner(self: Twin[A], *args: P.args, **kwargs: P.kwargs) -> "Session":
+    def inner(self: Twin[A], /, *args: P.args, **kwargs: P.kwargs) -> "Session":
         return Session(self._portal, self._portal.run(method(self._inner, *args, **kwargs)))
 
     inner.__doc__, inner.__name__ = method.__doc__, method.__name__

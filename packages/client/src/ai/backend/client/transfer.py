@@ -7,8 +7,7 @@ before anything is sent.
 import io
 import tarfile
 from collections.abc import Iterator, Sequence
-from email.parser import BytesParser
-from email.policy import HTTP
+from email.message import EmailMessage
 from pathlib import Path, PurePosixPath
 
 from .error import ApiError, InvalidCall
@@ -77,19 +76,16 @@ def upload_requests(planned: Sequence[tuple[str, Path]]) -> Iterator[list[tuple[
 
 def archives_of(content_type: str, body: bytes) -> list[bytes]:
     """The parts of a multipart/mixed body: one tar for each path. Raises ApiError when it is none."""
-    message = BytesParser(policy=HTTP).parsebytes(
-        b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body
-    )
-    if not message.is_multipart():
+    header = EmailMessage()
+    header["Content-Type"] = content_type
+    boundary = header.get_param("boundary")
+    if not isinstance(boundary, str):
         raise ApiError("the download is no multipart body", code="client.answer-not-understood")
-    boundary = b"--" + (message.get_boundary() or "").encode()
     archives = []
-    for raw in body.split(b"\r\n" + boundary) if body.startswith(boundary) else body.split(boundary)[1:]:
-        piece = raw.removeprefix(boundary)
-        if piece.startswith(b"--"):
+    for part in body.split(b"--" + boundary.encode())[1:]:
+        if part.startswith(b"--"):
             break
-        _, _, content = piece.partition(b"\r\n\r\n")
-        archives.append(content)
+        archives.append(part.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n"))
     return archives
 
 

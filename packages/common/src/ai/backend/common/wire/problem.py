@@ -20,6 +20,7 @@ class Published(NamedTuple):
 
 _BY_CODE: dict[str, Published] = {
     "request.invalid": Published(400, "invalid-api-params", "Missing or invalid API parameters."),
+    "request.unsupported-version": Published(400, "generic-bad-request", "Bad request."),
     "request.malformed-body": Published(400, "invalid-api-params", "Missing or invalid API parameters."),
     "request.too-large": Published(400, "invalid-api-params", "Missing or invalid API parameters."),
     "session.impossible-resources": Published(

@@ -29,7 +29,7 @@ log = get_logger(__name__)
 
 TERMINAL = frozenset({"session_terminated", "session_cancelled"})
 REPLAY_S = 1.0
-"""After this much silence, nothing more is to come of a session that had ended already."""
+"""How long to wait for what is replayed of a session that had ended already."""
 _DATA = ("reason", "sessionName", "ownerAccessKey", "sessionId", "exitCode")
 _OPTIONAL = ("kernelId", "clusterRole", "clusterIdx", "message", "status")
 CLOSE = b"event: server_close\ndata: {}\n\n"
@@ -56,11 +56,12 @@ def last_event_id(text: str) -> int | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feed:
-    """What to send. `single`: of one session only, so there is an end; `ended`: it has come already."""
+    """What to send. `single`: of one session only, so there is an end. `quiet_s`: that end has come already, and after so much silence
+    nothing more is to be told of it."""
 
     events: AsyncIterator[Event]
     single: bool
-    ended: bool
+    quiet_s: float | None = None
 
 
 async def frames(feed: Feed, first: "asyncio.Task[Event]") -> AsyncGenerator[bytes, None]:
@@ -69,9 +70,9 @@ async def frames(feed: Feed, first: "asyncio.Task[Event]") -> AsyncGenerator[byt
     yield PING
     try:
         while True:
-            await asyncio.wait({pending}, timeout=REPLAY_S if feed.ended else HEARTBEAT_S)
+            await asyncio.wait({pending}, timeout=HEARTBEAT_S if feed.quiet_s is None else feed.quiet_s)
             if not pending.done():
-                if feed.ended:
+                if feed.quiet_s is not None:
                     yield CLOSE
                     return
                 yield PING
@@ -133,14 +134,15 @@ async def watch_events(request: AnyRequest) -> Response[Any]:
     first = _next(events)
     try:
         await asyncio.sleep(0)
-        ended = False
+        quiet_s = None
         if session_id is not None:
             session = await manager.sessions.get(principal, str(session_id), live_only=False)
-            ended = session.status.terminal
+            if session.status.terminal:
+                quiet_s = 0.0 if after is None else REPLAY_S
     except BaseException:
         first.cancel()
         raise
-    feed = Feed(events=events, single=session_id is not None or name != "*", ended=ended)
+    feed = Feed(events=events, single=session_id is not None or name != "*", quiet_s=quiet_s)
     return Stream(frames(feed, first), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 

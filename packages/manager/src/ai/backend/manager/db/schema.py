@@ -79,7 +79,9 @@ keypairs = sa.Table(
     "keypairs",
     metadata,
     sa.Column("access_key", sa.String(20), primary_key=True),
-    sa.Column("secret_key_sealed", sa.LargeBinary, nullable=False),  # sealed with the installation's key, never plain
+    sa.Column(
+        "secret_key_sealed", sa.LargeBinary, nullable=False
+    ),  # sealed with the installation's key, never plain
     sa.Column("user_id", sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
     sa.Column("is_active", sa.Boolean, nullable=False, default=True),
     sa.Column("is_admin", sa.Boolean, nullable=False, default=False),
@@ -106,8 +108,12 @@ agents = sa.Table(
     sa.Column("status_changed_at", UtcDateTime, nullable=False),
     sa.Column("resource_group", sa.ForeignKey("resource_groups.name"), nullable=False),
     sa.Column("schedulable", sa.Boolean, nullable=False, default=True),
-    sa.Column("generation", sa.BigInteger, nullable=False, default=0),  # of its desired set; grows by one with each change of it
-    sa.Column("started_at_us", sa.BigInteger, nullable=False, default=0),  # newest report seen: (started_at_us, sequence)
+    sa.Column(
+        "generation", sa.BigInteger, nullable=False, default=0
+    ),  # of its desired set; grows by one with each change of it
+    sa.Column(
+        "started_at_us", sa.BigInteger, nullable=False, default=0
+    ),  # newest report seen: (started_at_us, sequence)
     sa.Column("sequence", sa.BigInteger, nullable=False, default=0),
     sa.Column("last_seen_at", UtcDateTime, nullable=False),
     sa.Column("first_contact_at", UtcDateTime, nullable=False),
@@ -154,9 +160,15 @@ sessions = sa.Table(
     sa.Column("session_type", sa.String(16), nullable=False),
     sa.Column("status", sa.String(24), nullable=False),  # session.model.SessionStatus
     sa.Column("status_changed_at", UtcDateTime, nullable=False),
-    sa.Column("status_history", JsonDocument, nullable=False, default=dict),  # status name -> ISO time of its (last) start
-    sa.Column("deadline_at", UtcDateTime, nullable=True),  # when the status, if not terminal, is given up; NULL: only RUNNING
-    sa.Column("reason", sa.String(64), nullable=False, default=""),  # stable machine word: why it is in this status
+    sa.Column(
+        "status_history", JsonDocument, nullable=False, default=dict
+    ),  # status name -> ISO time of its (last) start
+    sa.Column(
+        "deadline_at", UtcDateTime, nullable=True
+    ),  # when the status, if not terminal, is given up; NULL: only RUNNING
+    sa.Column(
+        "reason", sa.String(64), nullable=False, default=""
+    ),  # stable machine word: why it is in this status
     sa.Column("reason_detail", JsonDocument, nullable=False, default=dict),  # message, hint, numbers
     sa.Column("version", sa.BigInteger, nullable=False, default=1),  # guards every write
     sa.Column("domain_name", sa.ForeignKey("domains.name"), nullable=False),
@@ -203,7 +215,9 @@ kernels = sa.Table(
     sa.Column("requested_slots", JsonDocument, nullable=False),
     sa.Column("shm_bytes", sa.BigInteger, nullable=False),
     sa.Column("incarnation", sa.Integer, nullable=False, default=1),
-    sa.Column("stop_reason", sa.String(64), nullable=False, default=""),  # set once: from then on its target is "stop"
+    sa.Column(
+        "stop_reason", sa.String(64), nullable=False, default=""
+    ),  # set once: from then on its target is "stop"
     sa.Column("stop_forced", sa.Boolean, nullable=False, default=False),
     sa.Column("container_id", sa.String(128), nullable=False, default=""),
     sa.Column("step", sa.String(32), nullable=False, default=""),
@@ -223,4 +237,3 @@ events = sa.Table(  # the outbox: written in the transaction of the change it te
     sa.Column("session_id", sa.Uuid, nullable=False),
     sa.Column("payload", JsonDocument, nullable=False),
 )
-

@@ -249,7 +249,13 @@ class SessionService:
             for session in live:
                 detail = {"message": "The cluster was shut down."}
                 moved = advance(
-                    conn, session, Event.STOP_REQUESTED, now=now, config=self._config, reason=reason, detail=detail
+                    conn,
+                    session,
+                    Event.STOP_REQUESTED,
+                    now=now,
+                    config=self._config,
+                    reason=reason,
+                    detail=detail,
                 )
                 if moved is not None and moved.status is SessionStatus.CANCELLED:
                     cancel_kernels(conn, moved, now)
@@ -261,7 +267,9 @@ class SessionService:
         self._wake()
         async with asyncio.TaskGroup() as group:
             for session_id in ids:
-                group.create_task(self._wait(session_id, lambda s: s.status.terminal, self._config.destroy_wait_s))
+                group.create_task(
+                    self._wait(session_id, lambda s: s.status.terminal, self._config.destroy_wait_s)
+                )
         return len(ids)
 
     async def restart(self, principal: Principal, ref: str) -> None:

@@ -1,0 +1,359 @@
+"""The manager alone, on SQLite and PostgreSQL, with an agent that is played by the test over the real bus protocol."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from ai.backend.common.bus import InProcessBus
+from ai.backend.common.clock import SystemClock
+from ai.backend.common.errors import (
+    BackendError,
+    Forbidden,
+    InvalidSessionState,
+    KernelCreationFailed,
+    QuotaExceeded,
+    SessionNotFound,
+)
+from ai.backend.common.wire import rpc
+from ai.backend.common.wire.rpc import AgentReport, DesiredKernel, ImageReport, KernelReport, KernelState
+from ai.backend.manager.access.model import Principal
+from ai.backend.manager.assembly import Manager, build
+from ai.backend.manager.config import ManagerConfig
+from ai.backend.manager.db.database import Database
+from ai.backend.manager.db.migration import migrate
+from ai.backend.manager.db.opening import open_database
+from ai.backend.manager.identity.service import IdentityService
+from ai.backend.manager.secret import FileSecrets
+from ai.backend.manager.session.model import SessionDraft, SessionStatus
+from ai.backend.testkit.postgres import PrivatePostgres, postgres  # noqa: F401 (a fixture)
+
+IMAGE = "local/python:3.11"
+
+
+@dataclass
+class PlayedAgent:
+    """Does at once what it is told; `outcome` decides how a start goes."""
+
+    bus: InProcessBus
+    cpu: int = 4000
+    started_at_us: int = 1
+    sequence: int = 0
+    generation: int = 0
+    outcome: KernelState = KernelState.RUNNING
+    kernels: dict[UUID, KernelReport] = field(default_factory=dict)
+    syncs: list[rpc.Sync] = field(default_factory=list)
+    deaf: bool = False
+
+    async def handle(self, request: rpc.Request) -> rpc.Reply:
+        match request:
+            case rpc.Sync():
+                self.syncs.append(request)
+                if request.generation < self.generation:
+                    return rpc.SyncReply(accepted=False, generation=self.generation)
+                self.generation = request.generation
+                asyncio.get_running_loop().create_task(self.follow(request.kernels))  # noqa: RUF006
+                return rpc.SyncReply(accepted=True, generation=self.generation)
+            case rpc.GetLogs():
+                return rpc.GetLogsReply(text="it said \0 this")
+            case rpc.Execute():
+                return rpc.ExecuteReply(
+                    run_id=request.run_id, status="finished", exit_code=0, console=[("stdout", "42\n")]
+                )
+            case _:
+                return rpc.Done()
+
+    async def follow(self, desired: list[DesiredKernel]) -> None:
+        for kernel_id in set(self.kernels) - {kernel.kernel_id for kernel in desired}:
+            del self.kernels[kernel_id]
+        for kernel in desired:
+            state = KernelState.TERMINATED if kernel.target == "stop" else self.outcome
+            known = self.kernels.get(kernel.kernel_id)
+            if known and known.state is KernelState.TERMINATED and known.incarnation == kernel.incarnation:
+                continue
+            failed = state is KernelState.TERMINATED and kernel.target == "run"
+            self.kernels[kernel.kernel_id] = KernelReport(
+                kernel_id=kernel.kernel_id,
+                session_id=kernel.session_id,
+                incarnation=kernel.incarnation,
+                state=state,
+                reason="failed-to-start" if failed else kernel.stop_reason,
+                message="the image has no shell" if failed else "",
+                container_id="c1",
+                stats={"cpu_used_us": 1500, "memory_peak_bytes": 10},
+            )
+        await self.report()
+
+    async def report(self, **changes: Any) -> None:
+        self.sequence += 1
+        if self.deaf:
+            return
+        values: dict[str, Any] = {
+            "agent_id": "a1",
+            "started_at_us": self.started_at_us,
+            "sequence": self.sequence,
+            "generation": self.generation,
+            "version": "1",
+            "backend": "fake",
+            "architecture": "x86_64",
+            "address": "",
+            "capacity": {"cpu": self.cpu, "mem": 8 << 30},
+            "images": [ImageReport(name=IMAGE, digest="d", architecture="x86_64", size_bytes=1, labels={})],
+            "kernels": list(self.kernels.values()),
+            **changes,
+        }
+        await self.bus.report(AgentReport(**values))
+
+
+@dataclass
+class World:
+    manager: Manager
+    agent: PlayedAgent
+    admin: Principal
+    user: Principal
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    if request.param == "postgres":
+        server: PrivatePostgres = request.getfixturevalue("postgres")
+        url = server.create()
+    made = await open_database(url, rng=random.Random(1))
+    await migrate(made)
+    yield made
+    await made.close()
+
+
+@asynccontextmanager
+async def running(
+    database: Database, tmp_path: Path, agent: PlayedAgent | None = None, **config: Any
+) -> AsyncIterator[World]:
+    rng, clock = random.Random(7), SystemClock()
+    bus = agent.bus if agent else InProcessBus()
+    identity = IdentityService(database, FileSecrets(tmp_path / "key", rng), clock=clock, rng=rng)
+    seeded = await identity.seed(rng, clock.now())
+    manager = build(
+        config=ManagerConfig(**config), clock=clock, rng=rng, database=database, bus=bus, identity=identity
+    )
+    agent = agent or PlayedAgent(bus)
+    tasks = [
+        asyncio.create_task(manager.run(ready=asyncio.Event())),
+        asyncio.create_task(bus.serve("a1", agent.handle)),
+    ]
+    await asyncio.sleep(0)
+    await agent.report()
+    admin, _ = await identity.authenticate(seeded.admin.access_key)
+    user, _ = await identity.authenticate(seeded.user.access_key)
+    try:
+        yield World(manager, agent, admin, user)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture
+async def world(database: Database, tmp_path: Path) -> AsyncIterator[World]:
+    async with running(database, tmp_path) as made:
+        yield made
+
+
+def draft(name: str = "mysess", **more: Any) -> SessionDraft:
+    return SessionDraft(name=name, image="python", **more)
+
+
+async def test_a_session_from_creation_to_its_end(world: World) -> None:
+    sessions = world.manager.sessions
+    told: list[str] = []
+    world.manager.events.listen(lambda event: told.append(event.name))
+    made = await sessions.create(world.user, draft())
+    assert made.created and made.session.status is SessionStatus.RUNNING
+    reply = await sessions.execute(
+        world.user, "mysess", mode="query", code="print(42)", run_id=None, options={}
+    )
+    assert reply.console == [("stdout", "42\n")] and len(reply.run_id) == 16
+    stats = await sessions.destroy(world.user, "mysess")
+    assert stats["status"] == "terminated" and stats["cpu_used"]["current"] == "1.500"
+    with pytest.raises(SessionNotFound):
+        await sessions.get(world.user, "mysess")
+    while await sessions.logs(world.user, "mysess") == "" or world.agent.kernels:
+        await asyncio.sleep(0.01)
+    assert "it said" in await sessions.logs(world.user, "mysess")
+    assert [name for name in told if name.startswith("session")] == [
+        "session_enqueued", "session_scheduled", "session_started", "session_terminating", "session_terminated",
+    ]  # fmt: skip
+
+
+async def test_what_does_not_fit_waits_and_says_why_then_starts(world: World) -> None:
+    sessions = world.manager.sessions
+    await sessions.create(world.user, draft("first", resources={"cpu": 3}))
+    waiting = await sessions.create(world.user, draft("second", resources={"cpu": 2}, enqueue_only=True))
+    while not (found := await sessions.get(world.user, "second")).reason:
+        await asyncio.sleep(0.01)
+    assert found.status is SessionStatus.PENDING and found.reason == "not-enough-free-slots"
+    assert "asked 2, free 1" in found.reason_detail["message"] and found.reason_detail["position"] == 1
+    await sessions.destroy(world.user, "first")
+    again = await sessions.create(world.user, draft("second", resources={"cpu": 2}))
+    assert not again.created and again.session.id == waiting.session.id
+    assert again.session.status is SessionStatus.RUNNING and again.session.reason == ""
+
+
+async def test_a_start_that_fails_tells_why_and_frees_everything(world: World) -> None:
+    world.agent.outcome = KernelState.TERMINATED
+    with pytest.raises(KernelCreationFailed) as told:
+        await world.manager.sessions.create(world.user, draft())
+    assert told.value.message == "the image has no shell"
+    assert told.value.detail["status"] == "CANCELLED" and told.value.detail["reason"] == "failed-to-start"
+    (agent,) = await world.manager.agents.list(world.admin)
+    assert not agent.occupied
+    world.agent.outcome = KernelState.RUNNING
+    assert (await world.manager.sessions.create(world.user, draft())).created
+
+
+async def test_max_wait_gives_up_waiting_not_the_session(world: World) -> None:
+    await world.manager.sessions.create(world.user, draft("first", resources={"cpu": 4}))
+    made = await world.manager.sessions.create(world.user, draft("second", max_wait_s=0.2))
+    assert made.waited_out and made.session.status is SessionStatus.PENDING
+    assert (await world.manager.sessions.destroy(world.user, "second"))["status"] == "cancelled"
+
+
+async def test_restart_comes_back_with_a_new_incarnation(world: World) -> None:
+    await world.manager.sessions.create(world.user, draft())
+    await world.manager.sessions.restart(world.user, "mysess")
+    session = await world.manager.sessions.get(world.user, "mysess")
+    assert session.status is SessionStatus.RUNNING and session.main.incarnation == 2
+
+
+async def test_a_kernel_that_ends_by_itself_ends_its_session_with_the_reason(world: World) -> None:
+    made = await world.manager.sessions.create(world.user, draft())
+    kernel = world.agent.kernels[made.session.main.id]
+    world.agent.kernels[made.session.main.id] = KernelReport(
+        kernel_id=kernel.kernel_id, session_id=kernel.session_id, incarnation=1, state=KernelState.TERMINATED,
+        reason="out-of-memory", message="too much", exit_code=137,
+    )  # fmt: skip
+    await world.agent.report()
+    ended = await world.manager.sessions.get(world.user, str(made.session.id), live_only=False)
+    assert (ended.status, ended.reason, ended.main.exit_code) == (
+        SessionStatus.TERMINATED,
+        "out-of-memory",
+        137,
+    )
+
+
+async def test_old_and_doubled_reports_change_nothing(world: World) -> None:
+    made = await world.manager.sessions.create(world.user, draft())
+    kernel = world.agent.kernels[made.session.main.id]
+    for sequence in (1, world.agent.sequence):
+        world.agent.sequence = sequence - 1
+        await world.agent.report(kernels=[])
+    world.agent.sequence = 1000
+    assert kernel.state is KernelState.RUNNING
+    assert (await world.manager.sessions.get(world.user, "mysess")).status is SessionStatus.RUNNING
+
+
+async def test_a_lost_container_ends_its_session(world: World) -> None:
+    await world.manager.sessions.create(world.user, draft())
+    world.agent.kernels.clear()
+    world.agent.started_at_us += 1
+    await world.agent.report()
+    with pytest.raises(SessionNotFound):
+        await world.manager.sessions.get(world.user, "mysess")
+
+
+async def test_a_restarted_manager_goes_on(database: Database, tmp_path: Path) -> None:
+    async with running(database, tmp_path) as first:
+        await first.manager.sessions.create(first.user, draft("running"))
+        first.agent.deaf = True
+        await first.manager.sessions.create(first.user, draft("started-unheard", enqueue_only=True))
+        await asyncio.sleep(0.2)
+        agent = first.agent
+    agent.deaf = False
+    async with running(database, tmp_path, agent) as second:
+        made = await second.manager.sessions.create(second.user, draft("started-unheard"))
+        assert not made.created and made.session.status is SessionStatus.RUNNING
+        assert (await second.manager.sessions.get(second.user, "running")).status is SessionStatus.RUNNING
+
+
+async def test_a_zombie_is_told_to_stop_and_a_stranger_is_left_alone(world: World) -> None:
+    made = await world.manager.sessions.create(world.user, draft())
+    await world.manager.sessions.destroy(world.user, "mysess")
+    while world.agent.kernels:
+        await asyncio.sleep(0.01)
+    zombie, stranger = made.session.main.id, UUID(int=99)
+    for kernel_id in (zombie, stranger):
+        world.agent.kernels[kernel_id] = KernelReport(
+            kernel_id=kernel_id, session_id=made.session.id, incarnation=1, state=KernelState.UNKNOWN
+        )
+    world.agent.syncs.clear()
+    await world.agent.report()
+    world.manager.intake._wake(True)
+    while not world.agent.syncs:
+        await asyncio.sleep(0.01)
+    told = {kernel.kernel_id: kernel.target for kernel in world.agent.syncs[0].kernels}
+    assert told == {zombie: "stop"}
+
+
+async def test_a_restored_database_overtakes_the_agents_generation(world: World) -> None:
+    world.agent.generation = 500
+    made = await world.manager.sessions.create(world.user, draft())
+    assert made.session.status is SessionStatus.RUNNING and world.agent.generation > 500
+
+
+async def test_deadlines_are_kept(database: Database, tmp_path: Path) -> None:
+    async with running(database, tmp_path, pending_timeout_s=0) as world:
+        world.agent.cpu = 500
+        await world.agent.report()
+        with pytest.raises(BackendError):
+            await world.manager.sessions.create(world.user, draft())
+
+
+async def test_quotas_hold_under_concurrent_creation(world: World) -> None:
+    outcomes = await asyncio.gather(
+        *(
+            world.manager.sessions.create(world.user, draft(f"many-{n:02}", enqueue_only=True))
+            for n in range(40)
+        ),
+        return_exceptions=True,
+    )
+    assert sum(isinstance(outcome, QuotaExceeded) for outcome in outcomes) == 10
+    assert not [o for o in outcomes if isinstance(o, BaseException) and not isinstance(o, QuotaExceeded)]
+    page = await world.manager.sessions.list(world.user, statuses=None, limit=7, offset=28)
+    assert page.total_count == 30 and len(page.items) == 2
+
+
+async def test_who_sees_what(world: World) -> None:
+    made = await world.manager.sessions.create(world.admin, draft("admins"))
+    with pytest.raises(SessionNotFound):
+        await world.manager.sessions.get(world.user, str(made.session.id))
+    with pytest.raises(Forbidden):
+        await world.manager.agents.list(world.user)
+    await world.manager.sessions.create(world.user, draft("users"))
+    assert (
+        await world.manager.sessions.list(world.admin, statuses=None, limit=10, offset=0)
+    ).total_count == 2
+    assert (await world.manager.sessions.list(world.user, statuses=None, limit=10, offset=0)).total_count == 1
+
+
+async def test_executing_in_what_does_not_run_is_refused(world: World) -> None:
+    await world.manager.sessions.create(world.user, draft("first", resources={"cpu": 4}))
+    await world.manager.sessions.create(world.user, draft("second", enqueue_only=True))
+    with pytest.raises(InvalidSessionState) as told:
+        await world.manager.sessions.execute(
+            world.user, "second", mode="query", code="", run_id=None, options={}
+        )
+    assert told.value.detail["status"] == "PENDING"
+
+
+async def test_ending_all_for_a_shutdown(world: World) -> None:
+    await world.manager.sessions.create(world.user, draft("first"))
+    await world.manager.sessions.create(world.admin, draft("second"))
+    assert await world.manager.sessions.end_all("cluster-down") == 2
+    page = await world.manager.sessions.list(world.admin, statuses=None, limit=10, offset=0)
+    assert {(s.status.value, s.reason) for s in page.items} == {("TERMINATED", "cluster-down")}
