@@ -1,8 +1,8 @@
 """The round trip of one small execution, against a local Jupyter kernel without any cluster around it.
 
-`python -m bench.execute [--rounds 50] [--backend sandbox] [--json]`. Ours: over one kept WebSocket, over a new WebSocket each time, and over plain
-HTTP, each through gateway, manager, bus, agent and runner. The peer: `jupyter_client`'s `execute_interactive` on an ipykernel child
-process. Each round does all four, in turn.
+`python -m bench.execute [--rounds 50] [--backend sandbox] [--json]`. Ours: over one kept WebSocket, over a new WebSocket each time, and
+over plain HTTP, each through gateway, manager, bus, agent and runner. The peer: `jupyter_client`'s `execute_interactive` on an ipykernel
+child process. Each round does all four, in turn.
 """
 
 import argparse

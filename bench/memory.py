@@ -1,8 +1,8 @@
 """Memory of an idle cluster, against the published figures of the original's daemons.
 
-`python -m bench.memory [--json]`. Ours is the cluster's process and its children, by PSS (shared pages are counted once) and RSS. The original
-(release 25.5.2, same kind of machine, by RSS): manager 338 MB, agent 296 MB, storage proxy 291 MB, web server 409 MB; its PostgreSQL, Redis
-and etcd are not counted. We have no storage proxy and no web server yet, so the fair ratio is that to manager and agent.
+`python -m bench.memory [--json]`. Ours is the cluster's process and its children, by PSS (shared pages are counted once) and RSS. The
+original (release 25.5.2, same kind of machine, by RSS): manager 338 MB, agent 296 MB, storage proxy 291 MB, web server 409 MB; its
+PostgreSQL, Redis and etcd are not counted. We have no storage proxy and no web server yet, so the fair ratio is that to manager and agent.
 """
 
 import argparse

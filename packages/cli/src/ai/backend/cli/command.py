@@ -99,7 +99,7 @@ def drive(state: State, work: "Callable[[AsyncClient], Awaitable[T]]") -> T:
     return asyncio.run(inner())
 
 
-class Pair(click.ParamType):
+class Pair(click.ParamType["tuple[str, str]"]):
     """`KEY=VALUE`."""
 
     name = "K=V"

@@ -111,6 +111,7 @@ def output_options(function: Any) -> Any:
 @click.pass_obj
 def run(
     state: State,
+    /,
     image: str,
     files: tuple[Path, ...],
     code: str | None,

@@ -30,6 +30,7 @@ session.add_command(exec_, "exec")
 @click.pass_obj
 def create(
     state: State,
+    /,
     image: str,
     startup_command: str | None,
     dependencies: tuple[str, ...],

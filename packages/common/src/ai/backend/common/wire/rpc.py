@@ -30,7 +30,8 @@ class DesiredKernel(msgspec.Struct, frozen=True, kw_only=True):
     session_id: UUID
     target: Literal["run", "stop"]
     incarnation: int = 1
-    """Grows by one at each restart; the agent recreates the container and keeps the scratch folder."""
+    """Grows by one at each restart; the agent recreates the container and keeps the scratch folder, also when the older incarnation
+    has ended meanwhile. With target "stop" the end is reported under this number, or the manager takes it for old news."""
     image: str = ""
     image_digest: str = ""
     architecture: str = "x86_64"

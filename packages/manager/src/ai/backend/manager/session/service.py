@@ -366,7 +366,7 @@ class SessionService:
 
     async def complete(
         self, principal: Principal, ref: str, code: str, options: Mapping[str, Any]
-    ) -> list[str]:
+    ) -> Sequence[str]:
         """Completions at the cursor that `options` gives: row, col, line, post."""
         try:
             row, col = int(options.get("row") or 0), int(options.get("col") or 0)

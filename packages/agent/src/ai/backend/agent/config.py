@@ -1,0 +1,43 @@
+"""The agent's settings."""
+
+from pathlib import Path
+
+import msgspec
+
+from ai.backend.common.quantity import parse_size
+
+
+class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    id: str = ""
+    """Empty: made once and kept in the state folder."""
+    backend: str = "auto"
+    """auto, docker or sandbox. auto: Docker when an engine answers that has an image for sessions, else the sandbox."""
+    docker_host: str = ""
+    """URL of the engine, such as unix:///var/run/docker.sock. Empty: DOCKER_HOST, else the default socket."""
+    node_root: str = ""
+    """Runner volume and scratch folders. Every folder above must be traversable by the containers' users, so the default for root is
+    /var/lib/backend.ai, and for other users a folder of their own."""
+    heartbeat_s: float = 3.0
+    start_timeout_s: float = 60.0
+    """From the start of a container until its runner is ready."""
+    stop_grace_s: float = 3.0
+    """Between SIGTERM and SIGKILL."""
+    uid_base: int = 200_000
+    """As root, each kernel runs as a user id of its own from here on."""
+    pids_max: int = 1024
+    """Processes and threads of one container."""
+    reserved_mem: str = "1g"
+    """Memory that is not offered to sessions."""
+    scratch_free_min: str = "64m"
+    """With less free disk the agent says that it is unhealthy and takes nothing new."""
+
+    def __post_init__(self) -> None:
+        if self.backend not in ("auto", "docker", "sandbox"):
+            raise ValueError(f"backend is auto, docker or sandbox, not {self.backend!r}")
+        parse_size(self.reserved_mem)
+        parse_size(self.scratch_free_min)
+
+    def node_root_path(self, *, is_root: bool, data_home: Path) -> Path:
+        if self.node_root:
+            return Path(self.node_root)
+        return Path("/var/lib/backend.ai") if is_root else data_home / "backend.ai"

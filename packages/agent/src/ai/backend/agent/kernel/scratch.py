@@ -1,0 +1,108 @@
+"""The folders of one kernel on its node: home (read-write, its user's), config (read-only inside), run (the socket; the agent's own)."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from ai.backend.common.quantity import ResourceSlots
+from ai.backend.common.wire.rpc import DesiredKernel
+
+from ..container.errors import ContainerFailed, NoSpace
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    root: Path
+
+    @classmethod
+    def of(cls, folder: Path, kernel_id: UUID) -> "Scratch":
+        return cls(folder / str(kernel_id))
+
+    @property
+    def work(self) -> Path:
+        return self.root / "work"
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config"
+
+    @property
+    def run(self) -> Path:
+        return self.root / "run"
+
+    def make(self, desired: DesiredKernel, uid: int) -> None:
+        """Makes all folders and files; again over an older incarnation's, whose home stays. Raises NoSpace or ContainerFailed."""
+        try:
+            for folder, mode in (
+                (self.root, 0o711),
+                (self.work, 0o700),
+                (self.config, 0o755),
+                (self.run, 0o711),
+            ):
+                folder.mkdir(exist_ok=True, parents=True)
+                folder.chmod(mode)
+            if os.getuid() == 0:
+                os.chown(self.work, uid, uid)
+            _write(self.config / "environ.txt", environ_of(desired))
+            _write(self.config / "resource.txt", resources_of(desired))
+            bootstrap = self.work / ".bootstrap.sh"
+            if desired.bootstrap_script and not bootstrap.exists():
+                bootstrap.write_text(desired.bootstrap_script)
+                bootstrap.chmod(0o700)
+                if os.getuid() == 0:
+                    os.chown(bootstrap, uid, uid)
+        except OSError as exc:
+            kind = NoSpace if exc.errno in (28, 122) else ContainerFailed
+            raise kind(
+                f"the kernel's folders can't be made: {exc.strerror}", hint="Look at the node's disk."
+            ) from exc
+
+    def erase(self) -> None:
+        """Idempotent; a file that user code made undeletable for others is no obstacle for the owner."""
+        if self.root.exists():
+            shutil.rmtree(self.root, ignore_errors=True)
+
+
+def environment_of(desired: DesiredKernel) -> dict[str, str]:
+    """The variables of the session's processes: the published ones, and the user's on top."""
+    cpu = max(1, ResourceSlots(desired.slots)["cpu"] // 1000)  # type: ignore[index]
+    ours = {
+        "BACKENDAI_SESSION_ID": str(desired.session_id),
+        "BACKENDAI_SESSION_NAME": desired.session_name,
+        "BACKENDAI_KERNEL_ID": str(desired.kernel_id),
+        "BACKENDAI_KERNEL_IMAGE": desired.image,
+        "BACKENDAI_ACCESS_KEY": desired.access_key,
+        "BACKENDAI_CLUSTER_SIZE": "1",
+        "BACKENDAI_CLUSTER_REPLICAS": "main:1",
+        "BACKENDAI_CLUSTER_HOST": desired.hostname,
+        "BACKENDAI_CLUSTER_HOSTS": desired.hostname,
+        "BACKENDAI_CLUSTER_ROLE": "main",
+        "BACKENDAI_CLUSTER_IDX": "1",
+        "BACKENDAI_CLUSTER_LOCAL_RANK": "0",
+        "BACKENDAI_SERVICE_PORTS": "",
+        "BACKENDAI_PREOPEN_PORTS": "",
+        "GPU_COUNT": "0",
+        "N_GPUS": "0",
+        # Numerical libraries start a thread for each core of the machine unless they are told.
+        **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(cpu)),
+    }
+    return {**ours, **desired.environ}
+
+
+def environ_of(desired: DesiredKernel) -> str:
+    """environ.txt: `key=value` lines. A value with a line break can't be written so and is left out."""
+    return "".join(f"{k}={v}\n" for k, v in environment_of(desired).items() if "\n" not in v)
+
+
+def resources_of(desired: DesiredKernel) -> str:
+    slots: Mapping[str, str] = ResourceSlots(desired.slots).texts()
+    listed = ",".join(f'"{name}": "{amount}"' for name, amount in slots.items())
+    return f"KERNEL_ID={desired.kernel_id}\nSCRATCH_SIZE=0\nMOUNTS=\nSLOTS={{{listed}}}\n"
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o644)
