@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -96,3 +97,114 @@ def test_up_tells_why_it_can_not(cli: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = cli("up", "--home", str(tmp_path / "file" / "home"), "--detach")
     assert done.returncode == 1 and "can't be used" in done.stderr
+
+
+STAND_IN = """
+import argparse, json, os, signal, sys
+from pathlib import Path
+from ai.backend.cli.home import Home, write_cluster_file
+import fcntl
+
+parser = argparse.ArgumentParser()
+for name in ("--home", "--listen", "--backend", "--docker-host", "--ready-fd"):
+    parser.add_argument(name)
+given = parser.parse_args()
+home = Home(Path(given.home))
+lock = home.lock_file.open("a")
+fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+print(json.dumps({"event": "started"}), flush=True)
+if given.backend == "docker":
+    os.write(int(given.ready_fd), json.dumps({"error": "no engine answers", "hint": "Start it."}).encode() + b"\\n")
+    sys.exit(1)
+if given.docker_host == "crash":
+    sys.exit("it fell over")
+told = {"endpoint": "http://" + given.listen, "pid": os.getpid(), "backend": "sandbox", "home": given.home, "seconds": 0.1}
+write_cluster_file(home, told)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+os.write(int(given.ready_fd), json.dumps(told).encode() + b"\\n")
+os.close(int(given.ready_fd))
+try:
+    while True:
+        signal.pause()
+finally:
+    (home.path / "ended").write_text("left" if home.leave_file.exists() else "clean")
+    home.cluster_file.unlink()
+"""
+
+
+@pytest.fixture
+def cluster(cli: Any, tmp_path: Path) -> Any:
+    """The program, with a stand-in for the cluster's process: this folder comes first in the namespace."""
+    place = tmp_path / "stand-in" / "ai" / "backend" / "cli"
+    place.mkdir(parents=True)
+    (place / "embedded.py").write_text(STAND_IN)
+    home = tmp_path / "home"
+
+    def call(command: str, *args: str) -> Any:
+        return cli(command, "--home", str(home), *args, env={"PYTHONPATH": str(tmp_path / "stand-in")})
+
+    yield call
+    call("down", "--kill")
+
+
+def test_up_status_down(cluster: Any, tmp_path: Path) -> None:
+    up = cluster("up", "--detach", "--json", "--listen", "127.0.0.1:5999")
+    told = json.loads(up.stdout)
+    assert told["endpoint"] == "http://127.0.0.1:5999" and started_ticks(told["pid"]) is not None
+    again = cluster("up", "--detach")
+    assert again.returncode == 1 and "already" in again.stderr and "http://127.0.0.1:5999" in again.stderr
+    status = cluster("status", "--output", "json")
+    assert status.returncode == 0 and json.loads(status.stdout)["pid"] == told["pid"]
+    down = cluster("down")
+    assert down.returncode == 0 and "sessions were ended" in down.stdout
+    assert started_ticks(told["pid"]) is None
+    assert (tmp_path / "home" / "ended").read_text() == "clean"
+    assert cluster("status").returncode == 1
+
+
+def test_sessions_may_be_left(cluster: Any, tmp_path: Path) -> None:
+    cluster("up", "--detach")
+    assert "go on" in cluster("down", "--leave-sessions").stdout
+    assert (tmp_path / "home" / "ended").read_text() == "left"
+
+
+def test_a_killed_cluster_is_not_believed(cluster: Any, tmp_path: Path) -> None:
+    cluster("up", "--detach")
+    assert cluster("down", "--kill").returncode == 0
+    assert (tmp_path / "home" / "cluster.json").exists()
+    assert cluster("status").returncode == 1
+    assert cluster("up", "--detach").returncode == 0
+
+
+def test_why_it_did_not_start(cluster: Any) -> None:
+    done = cluster("up", "--detach", "--backend", "docker")
+    assert done.returncode == 1 and "no engine answers" in done.stderr and "Start it." in done.stderr
+    done = cluster("up", "--detach", "--docker-host", "crash")
+    assert done.returncode == 1 and "it fell over" in done.stderr and "cluster.log" in done.stderr
+
+
+def test_in_the_foreground_until_ctrl_c(cluster: Any, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("BACKEND")}
+    running_up = subprocess.Popen(
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "ai.backend.cli",
+            "up",
+            "--home",
+            str(home),
+            "--listen",
+            "127.0.0.1:5998",
+        ],
+        env={**clean, "PYTHONPATH": str(tmp_path / "stand-in")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert running_up.stderr is not None and "Ctrl-C" in running_up.stderr.readline()
+    running_up.send_signal(signal.SIGINT)
+    out, _ = running_up.communicate(timeout=20)
+    assert running_up.returncode == 0 and "has stopped" in out
+    assert (home / "ended").read_text() == "clean"

@@ -143,7 +143,7 @@ async def test_a_session_that_dies_under_a_run(api: AsyncClient) -> None:
 
 async def test_nobody_answers_and_another_endpoint_does(server: Any) -> None:
     async with AsyncClient(config_of(server, endpoint="http://127.0.0.1:1")) as api:
-        with pytest.raises(Unreachable, match="nothing answers at http://127.0.0.1:1"):
+        with pytest.raises(Unreachable, match=r"nothing answers at http://127.0.0.1:1"):
             await api.version()
     async with AsyncClient(config_of(server, endpoint=f"http://127.0.0.1:1,{server.url}")) as api:
         assert (await api.version()).manager == "25.5.2"

@@ -5,7 +5,6 @@ It adopts what it finds at its start, refuses old wishes, touches nothing that i
 
 import asyncio
 import contextlib
-
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -29,6 +28,7 @@ from .kernel.machine import Event, State
 from .kernel.scratch import Scratch
 from .resource.capacity import free_bytes, node_capacity
 from .resource.uid import lowest_free
+from .runner.client import Runner
 
 log = get_logger(__name__)
 
@@ -251,7 +251,7 @@ class Agent:
             raise NoSuchKernel("the session has no container here", hint="It may have just ended.")
         return driver
 
-    def _runner_of(self, kernel_id: UUID):  # type: ignore[no-untyped-def]
+    def _runner_of(self, kernel_id: UUID) -> Runner:
         driver = self._driver_of(kernel_id)
         if driver.runner is None:
             raise NoSuchKernel(

@@ -250,7 +250,8 @@ def _stay(process: "subprocess.Popen[bytes]") -> int:
     def stop(_signal: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
     try:
         code = process.wait()
         remark(f"Error: the cluster ended by itself, with {code}.")

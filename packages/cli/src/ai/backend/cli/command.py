@@ -1,6 +1,5 @@
 """What all commands share: exit codes, `--output`, and the way from a command to the cluster."""
 
-import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -88,6 +87,8 @@ def client_config(state: State) -> "tuple[ClientConfig, str]":
 
 def drive(state: State, work: "Callable[[AsyncClient], Awaitable[T]]") -> T:
     """Runs `work` with a client of the configured cluster, in an event loop of its own."""
+    import asyncio
+
     from ai.backend.client.client import AsyncClient
 
     config, _ = client_config(state)

@@ -1,6 +1,5 @@
 """`demo`: from nothing to the output of code in a container, through the public API, telling what each step took."""
 
-import asyncio
 import os
 import secrets
 import time
@@ -46,6 +45,8 @@ def demo(
 
     The cluster is left running.
     """
+    import asyncio
+
     place = Home(home_of(home))
     steps = _Steps()
     if made_s := os.environ.pop("BACKENDAI_ENVIRONMENT_S", ""):

@@ -1,6 +1,5 @@
 """`image ...`: the images that sessions are started from."""
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +65,8 @@ def recipe_file(given: str) -> Path:
 @click.pass_obj
 def build(state: State, recipe: str, home: str | None, backend: str, docker_host: str | None) -> None:
     """Build an image without a registry. RECIPE is a folder of kernels/, or a kernel.toml."""
+    import asyncio
+
     from .display import print_json, remark
 
     path = recipe_file(recipe)

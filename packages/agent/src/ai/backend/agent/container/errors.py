@@ -1,6 +1,6 @@
 """All errors that leave a container backend."""
 
-from ai.backend.common.errors import Fault, Kind, BackendError
+from ai.backend.common.errors import BackendError, Fault, Kind
 
 
 class ContainerError(BackendError):

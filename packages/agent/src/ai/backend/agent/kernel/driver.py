@@ -17,7 +17,7 @@ from ai.backend.common.quantity import CPU, MEM, ResourceSlots, format_size
 from ai.backend.common.wire.rpc import DesiredKernel, KernelReport, KernelState
 
 from ..config import AgentConfig
-from ..container.backend import CONFIG_DIR, KERNEL_DIR, RUNNER_DIR, WORK_DIR, ContainerBackend
+from ..container.backend import CONFIG_DIR, KERNEL_DIR, WORK_DIR, ContainerBackend
 from ..container.errors import BackendUnavailable, ImageNotFound
 from ..container.model import Container, ContainerSpec, ContainerStatus, ExitCause, Limits, Mount
 from ..runner.client import KILLED, Runner

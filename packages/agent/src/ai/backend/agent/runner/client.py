@@ -53,7 +53,7 @@ class _Run:
             self.records.append(record)
             self.changed.set()
             return
-        kind, value = record
+        _, value = record
         self.bytes += len(value) if isinstance(value, str) else len(value[1])
         self.records.append(record)
         if self.bytes >= OUTPUT_BYTES_READY:

@@ -59,7 +59,7 @@ class ZmqLink:
         path.chmod(0o600)
         if os.getuid() == 0:
             os.chown(path, uid, uid, follow_symlinks=False)
-        self._fd: int = self._socket.get(zmq.FD)
+        self._fd = int(self._socket.get(zmq.FD))
         self._loop.add_reader(self._fd, self._drain)
 
     def send(self, frames: list[bytes]) -> None:
@@ -75,7 +75,7 @@ class ZmqLink:
 
     def _drain(self) -> None:
         while not self._socket.closed:
-            events = self._socket.get(zmq.EVENTS)
+            events = int(self._socket.get(zmq.EVENTS))
             if self._unsent and events & zmq.POLLOUT:
                 try:
                     self._socket.send_multipart(self._unsent[0], zmq.NOBLOCK)
