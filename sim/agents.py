@@ -1,6 +1,67 @@
-"""The agent programs that a run can choose from, by name."""
+"""The agent programs that a run can choose from, by name: the real one, and the model of one."""
 
+import asyncio
+import tempfile
+from pathlib import Path
+from random import Random
+
+from ai.backend.agent.config import AgentConfig
+from ai.backend.agent.container.errors import ContainerError
+from ai.backend.agent.service import Agent
+from ai.backend.common.clock import Clock
+from ai.backend.common.ids import Random as RandomPort
+
+from .container import MortalBackend
+from .network import AgentEnd
+from .runner import Runners
 from .scenario import make_model_agent
-from .world import MakeAgent
+from .world import AgentProgram, MakeAgent, Node
 
-MAKERS: dict[str, MakeAgent] = {"model": make_model_agent}
+CONFIG = AgentConfig(heartbeat_s=5.0, start_timeout_s=30.0, stop_grace_s=2.0, scratch_free_min="0")
+OPEN_AGAIN_S = 1.0
+MEMORY_DISK = Path("/dev/shm")  # noqa: S108
+
+
+class RealAgent:
+    """The agent of this project, its supervisor included: an engine that does not answer at start is asked again."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await self._agent.backend.open()
+                break
+            except ContainerError:
+                await asyncio.sleep(OPEN_AGAIN_S)
+        await self._agent.run(ready=asyncio.Event())
+
+
+async def make_real_agent(
+    node: Node, backend: MortalBackend, bus: AgentEnd, clock: Clock, rng: RandomPort
+) -> AgentProgram:
+    if "folder" not in node.disk:
+        place = str(MEMORY_DISK) if MEMORY_DISK.is_dir() else None
+        node.disk["folder"] = tempfile.TemporaryDirectory(prefix="sim-", dir=place)
+        node.disk["runners"] = Runners(node.engine, Random(rng.getrandbits(64)))
+    folder, runners = Path(node.disk["folder"].name), node.disk["runners"]
+    agent = Agent(
+        config=CONFIG,
+        clock=clock,
+        rng=rng,
+        bus=bus,
+        backend=backend,
+        agent_id=node.agent_id,
+        state_dir=folder / "state",
+        scratch_dir=folder / "scratch",
+        runner_volume=folder,
+        link=lambda kernel_id, _scratch, _uid, on_message: runners.link(kernel_id, on_message),
+        architecture="x86_64",
+        own_uid=None,
+        capacity=node.capacity,
+    )
+    return RealAgent(agent)
+
+
+MAKERS: dict[str, MakeAgent] = {"real": make_real_agent, "model": make_model_agent}

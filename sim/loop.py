@@ -7,7 +7,9 @@ What may be reordered: the steps of different tasks, for no program may rely on 
 (`call_soon`, `call_later`, done-callbacks) among themselves, because asyncio's own pieces and protocols do rely on it. Candidates are
 sorted by their task's number before the draw, so that the order of a set of tasks, which depends on addresses, can't leak into a run.
 
-There is no outside here: sockets, threads and executors are refused. A loop with nothing ready and no timer is a deadlock, and is
+There is no outside here: sockets and processes are refused, and so are threads, unless `threads=True`: then what would run in one runs on the
+loop, at one moment of virtual time (drawn: at once, or just before its result arrives, which is when a cancelled one does not run at
+all). A loop with nothing ready and no timer is a deadlock, and is
 reported with every waiting task and the line where it waits. It must never know what runs on it.
 """
 
@@ -16,6 +18,7 @@ import heapq
 import selectors
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from random import Random
 from typing import Any, NoReturn
 
@@ -55,8 +58,9 @@ class _NoSelector(selectors.BaseSelector):
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """Use `run`. `steps` counts executed callbacks; `after_step`, when set, is called after each one, on the loop's thread."""
 
-    def __init__(self, rng: Random, *, steps_max: int = 5_000_000) -> None:
+    def __init__(self, rng: Random, *, steps_max: int = 5_000_000, threads: bool = False) -> None:
         self._now_s = 0.0
+        self._threads = threads
         self._rng = rng
         self._steps_max = steps_max
         self.steps = 0
@@ -181,8 +185,44 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     async def subprocess_shell(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise OutsideWorld("no processes in virtual time")
 
-    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> NoReturn:  # type: ignore[override]
-        raise OutsideWorld(f"no threads in virtual time: {func!r}")
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
+        if not self._threads:
+            raise OutsideWorld(f"no threads in virtual time: {func!r}")
+        future = self.create_future()
+        work: Callable[[], Any] = partial(func, *args)
+        if self._rng.random() < 0.5:
+            work = _replay(_outcome(work))
+        self.call_later(self._rng.uniform(0.0, 0.005), _finish, future, work)
+        return future
+
+
+def _outcome(work: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    try:
+        return work(), None
+    except Exception as exc:
+        return None, exc
+
+
+def _replay(outcome: tuple[Any, BaseException | None]) -> Callable[[], Any]:
+    """A function that ends as the work did that ran before."""
+
+    def again() -> Any:
+        result, exc = outcome
+        if exc is not None:
+            raise exc
+        return result
+
+    return again
+
+
+def _finish(future: asyncio.Future[Any], work: Callable[[], Any]) -> None:
+    if future.done():
+        return
+    result, exc = _outcome(work)
+    if exc is not None:
+        future.set_exception(exc)
+    else:
+        future.set_result(result)
 
 
 def _number(task: asyncio.Task[Any]) -> int:

@@ -75,7 +75,7 @@ async def make_model_agent(
 def run_seed(seed: int, *, make_agent: MakeAgent = make_model_agent) -> Outcome:
     """Runs a seed to its end. Never raises for what the simulated programs do: that becomes a violation."""
     rng = Random(seed)
-    loop = VirtualTimeLoop(Random(rng.getrandbits(64)), steps_max=STEPS_MAX)
+    loop = VirtualTimeLoop(Random(rng.getrandbits(64)), steps_max=STEPS_MAX, threads=True)
     story, checkers = Story(), Checkers(patience_s=PATIENCE_S - 2 * TICK_S, faults_end_at_s=FAULTS_END_S)
     plan = faults.plan(rng, nodes=NODES, from_s=FAULTS_FROM_S, until_s=FAULTS_END_S)
     if seed % 10 == 0:

@@ -140,6 +140,29 @@ def test_no_threads_no_sockets_no_processes() -> None:
             run(main)
 
 
+def test_threads_can_be_played_on_the_loop() -> None:
+    async def main() -> list[str]:
+        done: list[str] = []
+
+        def work(name: str) -> str:
+            done.append(name)
+            return name
+
+        assert await asyncio.to_thread(work, "a") == "a"
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.to_thread(lambda: 1 // 0)
+        cancelled = [asyncio.create_task(asyncio.to_thread(work, "b")) for _ in range(20)]
+        await asyncio.sleep(0)
+        for task in cancelled:
+            task.cancel()
+        await asyncio.sleep(1)
+        return done
+
+    done = run(main(), 1, threads=True)
+    assert done[0] == "a"
+    assert 0 < done.count("b") < 20, "some had begun, some had not"
+
+
 def test_leftovers_are_cancelled() -> None:
     ended: list[str] = []
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from multidict import CIMultiDict
 
 from ai.backend.common.wire.signature import authorization, sign, string_to_sign
 
@@ -25,7 +26,7 @@ async def call(
     content_type: str = "application/json",
     secret_key: str | None = None,
     skew: timedelta = timedelta(),
-) -> tuple[int, Any, dict[str, str]]:
+) -> tuple[int, Any, CIMultiDict[str]]:
     """One signed request, made by hand; returns status, decoded body and headers."""
     endpoint = cluster.env["BACKEND_ENDPOINT"]
     host = endpoint.removeprefix("http://")
@@ -53,7 +54,7 @@ async def call(
         async with http.request(method, endpoint + target, headers=headers, **body) as response:
             kind = response.content_type
             content = await response.json(content_type=None) if "json" in kind else await response.read()
-            return response.status, content, dict(response.headers)
+            return response.status, content, response.headers.copy()
 
 
 def new_name() -> str:

@@ -167,15 +167,12 @@ class Agent:
             driver.state = State.QUARANTINED
             driver.happened(Event.RUN_WANTED)
             self._spawn(driver.look())
-        elif state is State.RECREATING:
+        elif state in (State.NEW, State.PREPARING, State.RECREATING):
+            # Half made when the agent died: clear whatever there is, and make it anew.
             driver.state = State.QUARANTINED
             driver.happened(Event.RESTART_WANTED)
         else:
-            # Half made or half gone when the agent died: undo whatever there is.
             driver.state = State.QUARANTINED
-            reason = "" if state is State.STOPPING else "failed-to-create"
-            driver.reason = driver.reason or reason or "agent-termination"
-            driver.message = driver.message or "The agent was restarted while the session was being made."
             driver.happened(Event.STOP_WANTED)
 
     def _uid(self) -> int:

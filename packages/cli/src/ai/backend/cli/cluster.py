@@ -219,7 +219,9 @@ def up(
     state.json = state.json or as_json
     place = Home(home_of(home))
     check_free(place)
+    began = time.monotonic()
     process, told = start(place, listen=choose_listen(listen), backend=backend, docker_host=docker_host)
+    told["seconds"] = round(time.monotonic() - began, 3)
     if state.json:
         print_json(told)
     else:

@@ -155,7 +155,6 @@ def _listen(host: str, port: int) -> socket.socket:
             f"can't listen on {host}:{port}: {exc.strerror}",
             hint="Choose another with --listen HOST:PORT (port 0: any free one).",
         ) from exc
-    return listener
 
 
 def main() -> None:

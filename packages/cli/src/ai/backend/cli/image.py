@@ -78,12 +78,24 @@ def build(state: State, recipe: str, home: str | None, backend: str, docker_host
 
 
 async def _build(path: Path, home: Path, backend: str, docker_host: str | None, tell: Any) -> Any:
+    import os
+
     from ai.backend.agent.container.docker import DockerBackend
     from ai.backend.agent.image import build as building
     from ai.backend.agent.image.recipe import load_recipe
+    from ai.backend.agent.main import node_folder
+    from ai.backend.common import config as configuration
     from ai.backend.common.errors import BackendError
 
+    from .embedded import ClusterConfig
+    from .home import Home
+
     recipe = load_recipe(path)
+    settings_file = Home(home).config_file
+    settings = configuration.load(
+        ClusterConfig, settings_file if settings_file.exists() else None, environ=os.environ
+    )
+    node = node_folder(settings.agent)
     engine: DockerBackend | None = None
     if backend != "sandbox":
         engine = DockerBackend(docker_host, "image-build")
@@ -97,9 +109,9 @@ async def _build(path: Path, home: Path, backend: str, docker_host: str | None, 
     try:
         return await building.build(
             recipe,
-            cache_dir=home / "cache",
+            cache_dir=node / "cache",
             engine=engine,
-            images_dir=None if backend == "docker" else home / "images",
+            images_dir=None if backend == "docker" else node / "images",
             progress=tell,
         )
     finally:

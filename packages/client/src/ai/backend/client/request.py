@@ -27,6 +27,8 @@ T = TypeVar("T")
 AGENT = "Backend.AI Client (independent)"
 JSON = "application/json"
 FRAME_BYTES_MAX = 64 << 20
+_WS_TIMEOUT = aiohttp.ClientWSTimeout(ws_close=1.0)
+"""Leaving does not wait long for the server's goodbye."""
 Query = Mapping[str, str | int | bool | None]
 Files = Sequence[tuple[str, bytes]]
 
@@ -188,7 +190,7 @@ class Requester:
             try:
                 with _mapped(self._endpoints[0]):
                     return await self._session.ws_connect(
-                        url, headers=headers, heartbeat=30, max_msg_size=FRAME_BYTES_MAX
+                        url, headers=headers, heartbeat=30, max_msg_size=FRAME_BYTES_MAX, timeout=_WS_TIMEOUT
                     )
             except _NotConnected:
                 self._next_endpoint()

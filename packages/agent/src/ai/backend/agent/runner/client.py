@@ -191,7 +191,8 @@ class Runner:
         self._send(p.Complete(request_id, code, row, col, line, post))
         try:
             async with asyncio.timeout(COMPLETION_TIMEOUT_S):
-                return await answer
+                found: list[str] = await answer
+                return found
         except TimeoutError:
             return []
         finally:

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from uuid import UUID
 
+import sqlalchemy as sa
+
 from ai.backend.common.clock import Clock
 from ai.backend.common.errors import BackendError, Fault, Kind
 from ai.backend.common.ids import SessionId
@@ -63,13 +65,15 @@ class EventHub:
             ):
                 self._delivered[event.id] = None
         while True:
-            floor = self._newest - WINDOW
-            found = await self._database.read(lambda conn, floor=floor: store.after(conn, floor, limit=BATCH))
+            found = await self._database.read(self._newer)
             fresh = [event for event in found if event.id not in self._delivered]
             for event in fresh:
                 self._deliver(event)
             if len(found) < BATCH:
                 return
+
+    def _newer(self, conn: sa.Connection) -> list[Event]:
+        return store.after(conn, self._newest - WINDOW, limit=BATCH)
 
     def _deliver(self, event: Event) -> None:
         self._newest = max(self._newest, event.id)

@@ -49,7 +49,9 @@ def user_by_login(conn: sa.Connection, domain_name: str, login: str) -> User | N
             users.c.domain_name == domain_name, sa.or_(users.c.email == login, users.c.username == login)
         )
     ).first()
-    return row and User(
+    if row is None:
+        return None
+    return User(
         id=UserId(row.id),
         email=row.email,
         role=Role(row.role),
@@ -79,7 +81,9 @@ def project(
 
 def policy(conn: sa.Connection, name: str) -> KeypairPolicy | None:
     row = conn.execute(sa.select(keypair_policies).where(keypair_policies.c.name == name)).first()
-    return row and KeypairPolicy(
+    if row is None:
+        return None
+    return KeypairPolicy(
         name=row.name,
         total_resource_slots=ResourceSlots(row.total_resource_slots),
         max_concurrent_sessions=row.max_concurrent_sessions,

@@ -1,12 +1,14 @@
 """Run by Alembic with the connection that `db.migration` hands in."""
 
+from typing import Any, Literal
+
 from alembic import context
 
 from ai.backend.manager.db.column import JsonDocument, UtcDateTime
 from ai.backend.manager.db.schema import metadata
 
 
-def render_item(kind: str, item: object, _context: object) -> str | bool:
+def render_item(kind: str, item: Any, _context: Any) -> str | Literal[False]:
     """Migrations name our column types instead of spelling them out."""
     if kind == "type" and isinstance(item, type(UtcDateTime)):
         return "UtcDateTime"

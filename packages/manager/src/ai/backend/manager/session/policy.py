@@ -234,7 +234,7 @@ def _check_policy(draft: SessionDraft, facts: Facts, slots: ResourceSlots) -> No
             f"at most {facts.containers_per_session_max} containers for each session",
             limit="max_containers_per_session",
         )
-    allowed = {name: facts.total_slots[name] for name in facts.total_slots}
+    allowed = facts.total_slots.amounts()
     over = [
         short
         for short in (facts.held_slots + slots).shortfalls(ResourceSlots(allowed))

@@ -34,7 +34,7 @@ from ai.backend.common.ids import (
     new_uuid,
     parse_uuid,
 )
-from ai.backend.common.quantity import MEM, ResourceSlots
+from ai.backend.common.quantity import MEM
 from ai.backend.common.wire import rpc
 
 from ..access.model import Principal
@@ -125,7 +125,7 @@ class SessionService:
                 held_slots=held,
                 concurrent_sessions_max=policy.max_concurrent_sessions,
                 containers_per_session_max=policy.max_containers_per_session,
-                total_slots=ResourceSlots(dict(policy.total_resource_slots)),
+                total_slots=policy.total_resource_slots,
                 bootstrap_script="",
             )
             outcome = admit(draft, facts, principal, ids, now, self._config)
@@ -471,6 +471,7 @@ class SessionService:
     ) -> tuple[Session, bool]:
         """The session once `done` holds, and whether that was in time. Woken by its events, never polled."""
         signal = asyncio.Event()
+        session: Session | None = None
         self._waiters.setdefault(session_id, set()).add(signal)
         try:
             async with asyncio.timeout(timeout_s) as limit:
@@ -484,6 +485,9 @@ class SessionService:
         except TimeoutError:
             if not limit.expired():
                 raise
+            if session is None:  # the limit was shorter than one look
+                session = await self._database.read(lambda conn: store.get(conn, session_id))
+                assert session is not None, "sessions are never deleted"
             return session, False
         finally:
             waiting = self._waiters[session_id]

@@ -168,7 +168,7 @@ def insert(conn: sa.Connection, session: Session) -> None:
             deadline_at=session.deadline_at,
             reason=session.reason,
             reason_detail=session.reason_detail,
-            version=session.version,
+            version=1,  # an admitted session has 0: only what is in the database has a version to guard
             domain_name=session.domain_name,
             project_id=session.project_id,
             user_id=session.user_id,
