@@ -63,13 +63,17 @@ def body_values(body: bytes) -> dict[str, Any]:
     return values
 
 
+class _Repeated(list[str]):
+    """The values of a query key that was given several times; where one is wanted, the last counts."""
+
+
 def query_values(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
     """Values by key; those of a repeated key are a list."""
     values: dict[str, Any] = {}
     for key, value in pairs:
         if key in values:
             before = values[key]
-            values[key] = [*before, value] if isinstance(before, list) else [before, value]
+            values[key] = _Repeated([*before, value] if isinstance(before, _Repeated) else [before, value])
         else:
             values[key] = value
     return values
@@ -92,7 +96,7 @@ def _canonical(form: type[Form], values: Mapping[str, Any]) -> dict[str, Any]:
         elif isinstance(value, dict):
             known[field.wire_name] = {k: v for k, v in value.items() if v is not None}
         else:
-            known[field.wire_name] = value[-1] if isinstance(value, list) and value else value
+            known[field.wire_name] = value[-1] if isinstance(value, _Repeated) else value
     return known
 
 
