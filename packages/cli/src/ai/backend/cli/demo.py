@@ -62,12 +62,35 @@ def demo(
         steps.did(
             "cluster", time.monotonic() - began, f"runs already: {found.endpoint}, {found.backend} backend"
         )
+    if found.backend == "docker":
+        began = time.monotonic()
+        if asyncio.run(_image_made(place, docker_host)):
+            steps.did("image", time.monotonic() - began, "built, for this machine had none")
     told = asyncio.run(_story(place, steps, keep))
     if state.json:
         print_json({**told, "seconds": steps.seconds, "endpoint": found.endpoint, "env": str(place.env_file)})
     else:
         _summarize(place, found, told)
     return 0 if told["ok"] else 1
+
+
+async def _image_made(place: Home, docker_host: str | None) -> bool:
+    """Builds the image for Python where the engine has none for sessions, and waits until the cluster knows it."""
+    from ai.backend.client.client import AsyncClient
+    from ai.backend.client.config import ClientConfig, read_assignments
+
+    from .display import remark
+    from .image import build_image, recipe_file
+
+    config = ClientConfig.from_environ(read_assignments(place.env_file.read_text()))
+    async with AsyncClient(config) as api:
+        if await api.images():
+            return False
+        await build_image(recipe_file("python"), place.path, "docker", docker_host, remark)
+        with progress("Waiting until the cluster has seen the image"):
+            while not await api.images():
+                await asyncio.sleep(0.2)  # the next heartbeat of the agent tells of it
+    return True
 
 
 async def _story(place: Home, steps: _Steps, keep: bool) -> dict[str, Any]:

@@ -70,14 +70,15 @@ def build(state: State, recipe: str, home: str | None, backend: str, docker_host
     from .display import print_json, remark
 
     path = recipe_file(recipe)
-    made = asyncio.run(_build(path, home_of(home), backend, docker_host, remark))
+    made = asyncio.run(build_image(path, home_of(home), backend, docker_host, remark))
     if state.json:
         print_json(made)
     else:
         click.echo(f"{made.name} is ready ({made.digest[:19]})")
 
 
-async def _build(path: Path, home: Path, backend: str, docker_host: str | None, tell: Any) -> Any:
+async def build_image(path: Path, home: Path, backend: str, docker_host: str | None, tell: Any) -> Any:
+    """Builds the recipe and hands the image to the backends asked for; returns it. `tell` is called with each stage."""
     import os
 
     from ai.backend.agent.container.docker import DockerBackend

@@ -41,7 +41,17 @@ from .errors import (
     ImageNotFound,
     NoSpace,
 )
-from .model import Container, ContainerSpec, ContainerStatus, ExitCause, ExitInfo, Image, Mount, Usage
+from .model import (
+    Container,
+    ContainerSpec,
+    ContainerStatus,
+    ExitCause,
+    ExitInfo,
+    Image,
+    Mount,
+    Usage,
+    architecture_of,
+)
 
 DEFAULT_URL = "unix:///var/run/docker.sock"
 OWNER_LABEL = "ai.backend.docker.owner"
@@ -248,7 +258,8 @@ class DockerBackend:
     async def _architecture(self, image_id: str) -> str:
         # An id is the digest of the image's configuration: what was once read stays true.
         if image_id not in self._architectures:
-            self._architectures[image_id] = (await self._engine.images.inspect(image_id))["Architecture"]
+            inspected = await self._engine.images.inspect(image_id)
+            self._architectures[image_id] = architecture_of(inspected["Architecture"])
         return self._architectures[image_id]
 
     async def load_image(self, archive: AsyncIterable[bytes]) -> None:

@@ -9,6 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 
+_ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
+
+
+def architecture_of(word: str) -> str:
+    """The kernel's word for an architecture; engines and Debian have words of their own."""
+    return _ARCHITECTURES.get(word, word)
+
+
 class ContainerStatus(enum.StrEnum):
     """What a backend sees of one container."""
 

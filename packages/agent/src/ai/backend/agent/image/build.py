@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ai.backend.agent.container.model import Image
+from ai.backend.agent.container.model import Image, architecture_of
 from ai.backend.common.clock import Clock, SystemClock
 
 from . import layer
@@ -88,7 +88,7 @@ async def build(
     image = Image(
         name=recipe.name,
         digest=f"sha256:{hashlib.sha256(configuration).hexdigest()}",
-        architecture=known.architecture,
+        architecture=architecture_of(known.architecture),
         size_bytes=known.size_bytes,
         labels=dict(recipe.labels),
     )

@@ -190,7 +190,7 @@ async def run(*command: str) -> str:
         said = (await process.communicate())[0].decode(errors="replace")
     except asyncio.CancelledError:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
         await process.wait()
         raise
     if process.returncode:
