@@ -26,9 +26,9 @@ BANNED = {
 }
 RANDOM_ALLOWED = {"random.Random", "random.SystemRandom"}
 PUBLIC_HOSTS = {"pypi.org", "files.pythonhosted.org", "registry.npmjs.org", "deb.debian.org"}
-SHARED_FOLDERS = {Path("/", name) for name in ["home", "root", "tmp", "opt", "srv", "mnt", "var", "usr", "usr/src"]} | {
-    Path("/")
-}
+SHARED_FOLDERS = {
+    Path("/", name) for name in ["home", "root", "tmp", "opt", "srv", "mnt", "var", "usr", "usr/src"]
+} | {Path("/")}
 
 File = tuple[Path, str]
 

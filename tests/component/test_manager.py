@@ -58,7 +58,7 @@ class PlayedAgent:
                 if request.generation < self.generation:
                     return rpc.SyncReply(accepted=False, generation=self.generation)
                 self.generation = request.generation
-                asyncio.get_running_loop().create_task(self.follow(request.kernels))  # noqa: RUF006
+                asyncio.get_running_loop().create_task(self.follow(request.kernels))
                 return rpc.SyncReply(accepted=True, generation=self.generation)
             case rpc.GetLogs():
                 return rpc.GetLogsReply(text="it said \0 this")

@@ -177,6 +177,20 @@ async def test_owners_do_not_see_each_other(backend: DockerBackend, dockerd: Pri
 
 
 @pytest.mark.docker
+async def test_foreign_container_of_our_name_is_not_ours(
+    backend: DockerBackend, dockerd: PrivateDockerd, python_image: Image
+) -> None:
+    docker = ["docker", "--host", dockerd.url]
+    create = [*docker, "create", "--name", "own.K.alien", python_image.name]
+    subprocess.run(create, check=True, capture_output=True)
+    try:
+        assert await backend.inspect("alien") is None
+        assert await backend.list() == []
+    finally:
+        subprocess.run([*docker, "rm", "own.K.alien"], check=True, capture_output=True)
+
+
+@pytest.mark.docker
 async def test_container_has_few_rights_and_a_loopback(backend: DockerBackend) -> None:
     line = "grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status; id -u; id -g; cat /etc/hosts; "
     words = (await said(backend, shell("meek", line + "ls /sys/class/net; " + FIRST_PROGRAM))).split()

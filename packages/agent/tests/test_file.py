@@ -93,10 +93,10 @@ def test_a_folder_swapped_for_a_link_while_writing_never_leads_out(home: HomeFol
 
     def swap() -> None:
         while not stop.is_set():
-            for make in (lambda: (work / "d").mkdir(), lambda: (work / "d").symlink_to(outside)):
+            for make in ((work / "d").mkdir, lambda: (work / "d").symlink_to(outside)):
                 try:
                     make()
-                    os.rename(work / "d", work / "gone")
+                    (work / "d").rename(work / "gone")
                 except OSError:
                     pass
                 for name in ("gone", "d"):

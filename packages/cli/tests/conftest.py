@@ -1,3 +1,5 @@
+"""What the tests of the command line share; it knows no server but the one it plays."""
+
 import importlib.util
 import os
 import subprocess

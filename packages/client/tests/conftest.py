@@ -1,3 +1,5 @@
+"""What the tests of the client library share; it knows no server but the one it plays."""
+
 import importlib.util
 import sys
 from collections.abc import Iterator

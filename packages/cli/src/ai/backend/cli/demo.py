@@ -76,6 +76,8 @@ def demo(
 
 async def _image_made(place: Home, docker_host: str | None) -> bool:
     """Builds the image for Python where the engine has none for sessions, and waits until the cluster knows it."""
+    import asyncio
+
     from ai.backend.client.client import AsyncClient
     from ai.backend.client.config import ClientConfig, read_assignments
 
@@ -88,7 +90,7 @@ async def _image_made(place: Home, docker_host: str | None) -> bool:
             return False
         await build_image(recipe_file("python"), place.path, "docker", docker_host, remark)
         with progress("Waiting until the cluster has seen the image"):
-            while not await api.images():
+            while not await api.images():  # noqa: ASYNC110 (another process tells)
                 await asyncio.sleep(0.2)  # the next heartbeat of the agent tells of it
     return True
 

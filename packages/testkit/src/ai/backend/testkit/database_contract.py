@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 import sqlalchemy as sa
+
 from ai.backend.manager.db.column import JsonDocument, UtcDateTime
 from ai.backend.manager.db.database import Database, UniqueViolation
 
@@ -31,7 +32,7 @@ class DatabaseContract:
 
     @pytest.fixture(autouse=True)
     async def _tables(self, database: Database) -> None:
-        await database.alter(lambda conn: _metadata.create_all(conn))
+        await database.alter(_metadata.create_all)
         await database.run(
             lambda conn: conn.execute(
                 sa.insert(counters), [{"id": n, "value": 0} for n in range(1, 3)]

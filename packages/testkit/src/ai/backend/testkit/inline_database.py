@@ -4,6 +4,7 @@ import asyncio
 from typing import TypeVar
 
 import sqlalchemy as sa
+
 from ai.backend.manager.db.database import Operation
 from ai.backend.manager.db.sqlite import perform, sqlite_engine
 

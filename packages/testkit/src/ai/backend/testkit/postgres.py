@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +26,7 @@ class PrivatePostgres:
     def __init__(self, bin_dir: Path) -> None:
         self._bin = bin_dir
         # Short, and traversable by the server's user: unix socket paths end at 107 characters.
+        self._made = 0
         self.root = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
 
     def _run(self, *command: str) -> None:
@@ -63,7 +63,8 @@ class PrivatePostgres:
 
     def create(self) -> str:
         """A fresh database; returns its URL."""
-        name = f"t{uuid.uuid4().hex[:12]}"
+        self._made += 1
+        name = f"t{self._made}"
         self._run(str(self._bin / "createdb"), "-h", str(self.root), "-U", USER, name)
         return self.url(name)
 

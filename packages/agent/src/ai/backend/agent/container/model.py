@@ -8,7 +8,6 @@ import enum
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-
 _ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 

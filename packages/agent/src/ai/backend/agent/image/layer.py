@@ -190,7 +190,7 @@ async def run(*command: str) -> str:
         said = (await process.communicate())[0].decode(errors="replace")
     except asyncio.CancelledError:
         with contextlib.suppress(ProcessLookupError):
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
         raise
     if process.returncode:

@@ -89,22 +89,21 @@ class Intake:
         mine = {kernel.id: reports[kernel.id] for kernel in session.kernels if kernel.id in reports}
         reaction = react(session, mine, missing)
         for kernel_id, values in reaction.kernels.items():
-            if "status" in values:
-                values = {**values, "status": values["status"].value, "status_changed_at": now}
-            session_store.update_kernel(conn, kernel_id, values)
+            moved = {"status": values["status"].value, "status_changed_at": now} if "status" in values else {}
+            session_store.update_kernel(conn, kernel_id, {**values, **moved})
         if reaction.event is None:
             return any("status" in values for values in reaction.kernels.values())
         # Events tell exit codes: read the kernels as they are now.
         fresh = session_store.get(conn, session.id)
         assert fresh is not None, "a session vanished inside its transaction"
         detail = {"message": reaction.message} if reaction.message else {}
-        moved = advance(
+        now_is = advance(
             conn, fresh, reaction.event, now=now, config=self._config, reason=reaction.reason, detail=detail
         )
-        if moved is not None and moved.status is SessionStatus.TERMINATING:
-            stop_kernels(conn, moved, reason=reaction.reason or "anomaly-detected", forced=False, now=now)
-        if moved is not None and moved.status.terminal:
-            session_store.touch_agents(conn, (kernel.agent_id for kernel in moved.kernels))
+        if now_is is not None and now_is.status is SessionStatus.TERMINATING:
+            stop_kernels(conn, now_is, reason=reaction.reason or "anomaly-detected", forced=False, now=now)
+        if now_is is not None and now_is.status.terminal:
+            session_store.touch_agents(conn, (kernel.agent_id for kernel in now_is.kernels))
         return True
 
 

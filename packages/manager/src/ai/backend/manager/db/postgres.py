@@ -1,5 +1,8 @@
-"""PostgreSQL through asyncpg. Writes are SERIALIZABLE and tried again when the server finds a conflict, so that quotas are exact however many
-calls race; reads are REPEATABLE READ snapshots."""
+"""PostgreSQL through asyncpg.
+
+Writes are SERIALIZABLE and tried again when the server finds a conflict, so that quotas are exact however many calls race; reads are
+REPEATABLE READ snapshots.
+"""
 
 import asyncio
 from typing import Any, TypeVar

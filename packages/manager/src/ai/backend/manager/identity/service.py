@@ -29,7 +29,7 @@ from .model import Credential, KeypairPolicy, Seeded, SeedResult
 from .policy import refuse_delegation
 
 CACHED_MAX = 10_000
-PASSWORD_CHARS = "abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"
+READABLE = "abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 RATE_LIMIT = 10_000
 # OWASP's argon2id parameters for servers: 19 MiB, 2 passes, 1 lane.
 _hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
@@ -139,7 +139,7 @@ class IdentityService:
         """
         accounts = [("admin", Role.SUPERADMIN), ("user", Role.USER)]
         passwords = {
-            name: "".join(PASSWORD_CHARS[rng.getrandbits(16) % len(PASSWORD_CHARS)] for _ in range(16))
+            name: "".join(READABLE[rng.getrandbits(16) % len(READABLE)] for _ in range(16))
             for name, _ in accounts
         }
         hashes = {name: await self._hash(password) for name, password in passwords.items()}
