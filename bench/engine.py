@@ -35,7 +35,7 @@ async def _load(url: str) -> str:
     await backend.open()
     try:
         image = await build(
-            load_recipe(ROOT / "kernels/python"),
+            load_recipe(ROOT / "kernels/python/kernel.toml"),
             cache_dir=cache,
             engine=backend,
             progress=lambda line: print(line, file=sys.stderr),

@@ -111,7 +111,13 @@ def test_the_engine_may_stop_while_sessions_run(
         deadline = time.monotonic() + 60
         while True:
             (found,) = [s for s in cluster_sessions(cluster) if s["name"] == "waits"]
-            if found["status"] in ("RUNNING", "CANCELLED"):
+            if found["status"] == "RUNNING":
+                break
+            if found["status"] in (
+                "TERMINATED",
+                "CANCELLED",
+            ):  # it was sent there before the outage was noticed
+                assert found["reason"] == "failed-to-create" and found["message"], found
                 break
             assert time.monotonic() < deadline, found
             time.sleep(0.3)

@@ -6,10 +6,12 @@ import threading
 import time
 import unicodedata
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import click
+
+from ai.backend.common.clock import SystemClock
 
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _SHOW_AFTER_S = 1.0
@@ -64,7 +66,7 @@ def age(iso: str) -> str:
         then = datetime.fromisoformat(iso)
     except ValueError:
         return iso
-    seconds = max((datetime.now(UTC) - then).total_seconds(), 0)
+    seconds = max((SystemClock().now() - then).total_seconds(), 0)
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
