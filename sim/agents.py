@@ -19,7 +19,8 @@ from .world import AgentProgram, MakeAgent, Node
 
 CONFIG = AgentConfig(heartbeat_s=5.0, start_timeout_s=30.0, stop_grace_s=2.0, scratch_free_min="0")
 OPEN_AGAIN_S = 1.0
-MEMORY_DISK = Path("/dev/shm")  # noqa: S108
+DISK = next((path for path in ("/dev/shm",) if Path(path).is_dir()), None)  # noqa: S108
+"""Where agents' folders lie: in memory where there is such a place, for every journal entry is synced."""
 
 
 class RealAgent:
@@ -42,8 +43,7 @@ async def make_real_agent(
     node: Node, backend: MortalBackend, bus: AgentEnd, clock: Clock, rng: RandomPort
 ) -> AgentProgram:
     if "folder" not in node.disk:
-        place = str(MEMORY_DISK) if MEMORY_DISK.is_dir() else None
-        node.disk["folder"] = tempfile.TemporaryDirectory(prefix="sim-", dir=place)
+        node.disk["folder"] = tempfile.TemporaryDirectory(prefix="sim-", dir=DISK)
         node.disk["runners"] = Runners(node.engine, Random(rng.getrandbits(64)))
     folder, runners = Path(node.disk["folder"].name), node.disk["runners"]
     agent = Agent(

@@ -7,8 +7,8 @@ What may be reordered: the steps of different tasks, for no program may rely on 
 (`call_soon`, `call_later`, done-callbacks) among themselves, because asyncio's own pieces and protocols do rely on it. Candidates are
 sorted by their task's number before the draw, so that the order of a set of tasks, which depends on addresses, can't leak into a run.
 
-There is no outside here: sockets and processes are refused, and so are threads, unless `threads=True`: then what would run in one runs on the
-loop, at one moment of virtual time (drawn: at once, or just before its result arrives, which is when a cancelled one does not run at
+There is no outside here: sockets and processes are refused, and so are threads, unless `threads=True`: then what would run in one runs
+on the loop, at one moment of virtual time (drawn: at once, or just before its result arrives, so that a cancelled one may not run at
 all). A loop with nothing ready and no timer is a deadlock, and is
 reported with every waiting task and the line where it waits. It must never know what runs on it.
 """

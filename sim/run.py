@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-STORY_LINES = 60
+STORY_LINES = 2000
 
 
 def fix_hashing() -> None:

@@ -1,7 +1,7 @@
 """The runners inside simulated containers, and the links between them and agents.
 
-A runner lives as long as its container; links come and go with agents. What a runner says while no link is there waits, as in the real one's
-socket. It says that it is ready some time after its start, answers greetings, and runs any code by printing a line.
+A runner lives as long as its container; links come and go with agents. What a runner says while no link is there waits, as in the real
+one's socket. It says that it is ready some time after its start, answers greetings, and runs any code by printing a line.
 """
 
 import asyncio
@@ -83,7 +83,9 @@ class SimRunner:
     def take(self, frames: list[bytes]) -> None:
         match p.decode(frames):
             case p.Status(request_id=request_id):
-                self.say(p.StatusReply(request_id, RUNTIME if self._ready else "", ""))
+                self.say(
+                    p.StatusReply(request_id=request_id, run_id="", runtime=RUNTIME if self._ready else "")
+                )
             case p.Run(run_id=run_id):
                 self.say(p.Stdout(run_id, "done\n"))
                 self.say(p.Finished(run_id, 0))
@@ -99,7 +101,7 @@ class Runners:
         self.alive: dict[str, SimRunner] = {}
         self.links: dict[str, Link] = {}
         engine.on_start.append(self._started)
-        engine.on_gone.append(lambda container: self.alive.pop(container.spec.name, None))
+        engine.on_gone.append(self._gone)
 
     def _started(self, container: FakeContainer) -> None:
         name = container.spec.name
@@ -107,6 +109,9 @@ class Runners:
         asyncio.get_running_loop().call_later(self._rng.uniform(*BOOT_S), runner.boot)
         if (link := self.links.get(name)) is not None:
             link.started()
+
+    def _gone(self, container: FakeContainer) -> None:
+        self.alive.pop(container.spec.name, None)
 
     def link(self, kernel_id: UUID, on_message: OnMessage) -> Link:
         """The agent binds a kernel's socket; an older link hears nothing more."""

@@ -6,7 +6,7 @@ The story is all that a failing seed prints. It must never know what it tells of
 import hashlib
 from collections import deque
 
-LINES_KEPT = 400
+LINES_KEPT = 2000
 
 
 class Story:

@@ -183,9 +183,14 @@ def info(state: State, session_ref: str) -> None:
 
 
 def _slots(slots: Any) -> str:
-    """Amounts for people; the published info object has them as text already."""
-    if not isinstance(slots, dict):
-        return str(slots)
+    """Amounts for people; the published info object has the mapping as a text."""
+    import ast
+
+    if isinstance(slots, str):
+        try:
+            slots = ast.literal_eval(slots)
+        except (ValueError, SyntaxError):
+            return str(slots)
     from ai.backend.common.quantity import format_size, slot_type
 
     return ", ".join(

@@ -26,8 +26,7 @@ from ai.backend.client.session import AsyncSession, AsyncSessions
 from .command import EXIT_FAILURE, EXIT_TIMEOUT
 from .display import remark
 
-_INTERRUPTED = 130
-_SIGNALLED = frozenset({130, 137, 143})
+_KERNEL_GONE, _KILLED = 130, 137
 
 
 class EndOfInput(ClientError):
@@ -93,15 +92,18 @@ def _settle(future: "asyncio.Future[bytes]", line: bytes) -> None:
 
 
 class Screen:
-    """Where items go. With `quiet_streams` (JSON output) they are only kept."""
+    """Where items go. With `keep` (JSON output) they are only kept. `errors` is the end of what went to stderr."""
 
     def __init__(self, *, save_media: Path | None = None, keep: bool = False) -> None:
         self._save_media = save_media
         self._keep = keep
         self._saved = 0
         self.items: list[Item] = []
+        self.errors = ""
 
     def show(self, item: Item) -> None:
+        if isinstance(item, Text) and item.kind == "stderr":
+            self.errors = (self.errors + item.text)[-4096:]
         if self._keep:
             self.items.append(item)
         elif isinstance(item, Text):
@@ -196,33 +198,33 @@ async def run_at_terminal(
                 raise KeyboardInterrupt from None
             raise
         except ApiError as exc:
-            if not await explain_end(sessions, session, broke_off=True):
+            if not await explain_end(sessions, session, screen, asks=8):
                 raise exc
             return EXIT_FAILURE
     assert end is not None, "a run ends with Finished"
     if end.timed_out:
         remark("Error: the program took longer than a run may take, and was ended.")
         return EXIT_TIMEOUT
-    if end.exit_code in _SIGNALLED and not interruption.happened:
-        await explain_end(sessions, session)
+    if end.exit_code in (_KERNEL_GONE, _KILLED) and not interruption.happened:
+        await explain_end(sessions, session, screen, asks=4 if end.exit_code == _KILLED else 1)
     return end.exit_code or 0
 
 
-async def explain_end(sessions: AsyncSessions, session: AsyncSession, *, broke_off: bool = False) -> bool:
-    """Says why the session is no more, if it is: a program that was killed can't say so itself.
+async def explain_end(sessions: AsyncSessions, session: AsyncSession, screen: Screen, *, asks: int) -> bool:
+    """Says why the session is no more, if it is and nobody said it: a program that was killed can't say so itself.
 
     The node's report may come a moment after the program's end, so it is asked for a few times.
     """
-    for _ in range(8):
+    for _ in range(asks):
         found = await sessions.find(session.id or session.ref)
         if found is None:
             return False
         if found.status not in ("RUNNING", "RESTARTING"):
-            remark(f"Error: the session ended: {found.message or found.reason or found.status}")
-            if found.hint:
-                remark(f"  do:    {found.hint}")
+            why = found.message or found.reason or found.status
+            if why not in screen.errors:
+                remark(
+                    f"Error: the session ended: {why}" + (f"\n  do:    {found.hint}" if found.hint else "")
+                )
             return True
-        if broke_off and found.status == "RESTARTING":
-            return False
         await asyncio.sleep(0.25)
     return False

@@ -92,7 +92,8 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(max(number, logging.WARNING) if number > logging.DEBUG else number)
+    # Libraries at debug level write whole requests, signatures included.
+    root.setLevel(max(number, logging.WARNING))
 
 
 def get_logger(name: str) -> Any:

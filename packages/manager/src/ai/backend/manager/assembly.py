@@ -21,6 +21,9 @@ from .session.loop import SessionLoops
 from .session.service import SessionService
 
 
+ENDINGS = ("session_terminated", "session_cancelled")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manager:
     config: ManagerConfig
@@ -60,7 +63,6 @@ def build(
         hub.wake()
         scheduling.loop.wake()
         desired.loop.wake()
-        loops.logs.wake()
 
     def wake_after_report(changed: bool) -> None:
         if changed:
@@ -76,6 +78,7 @@ def build(
     loops = SessionLoops(database, bus, clock, config, wake=wake_after_write)
     agents = AgentService(database, clock, config, wake=scheduling.loop.wake)
     sessions = SessionService(database, bus, clock, rng, config, identity, hub, wake=wake_after_write)
+    hub.listen(lambda event: loops.logs.wake() if event.name in ENDINGS else None)
     bus.on_report(intake.take)
     return Manager(
         config=config,

@@ -39,6 +39,7 @@ class Loop:
                 await asyncio.sleep(pause_s)
             self._signal.clear()
             self.runs += 1
+            log.debug("loop-run", loop=self.name)
             try:
                 with bound_request(f"{self.name}-{self.runs}"):
                     await self._body()

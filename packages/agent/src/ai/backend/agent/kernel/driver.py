@@ -37,6 +37,7 @@ LABEL_KERNEL, LABEL_SESSION, LABEL_INCARNATION = (
 LOG_BYTES_KEPT = 1 << 20
 LOG_BYTES_SHOWN = 2000
 RETRY_S = 1.0
+STEP_TOLD_AFTER_S = 0.5
 
 _REPORTED = {
     State.NEW: KernelState.PREPARING,
@@ -152,6 +153,7 @@ class Driver:
         step = handle(self.state, event)
         if not step.changed:
             return
+        told = _REPORTED[self.state]
         self.state = step.state
         if self._effect is not None:
             self._effect.cancel()
@@ -163,7 +165,8 @@ class Driver:
             log.error("journal-not-written", kernel=self.name, error=str(exc))
         if step.effect is not None:
             self._effect = self._around.spawn(self._perform(step.effect))
-        self._around.changed()
+        if _REPORTED[self.state] is not told or self.state is State.PREPARING:
+            self._around.changed()
 
     def remember(self) -> None:
         self._around.journal.write(
@@ -219,7 +222,7 @@ class Driver:
     async def _prepare(self) -> None:
         try:
             self._at("scratch")
-            await asyncio.to_thread(self.scratch.make, self.desired, self.uid)
+            self.scratch.make(self.desired, self.uid)  # a handful of small files: a thread would cost more
             self._at("socket")
             self.connect()
             self._at("create")
@@ -237,7 +240,13 @@ class Driver:
 
     def _at(self, step: str) -> None:
         self.step = step
-        self._around.changed()
+        log.debug("kernel-step", kernel=self.name, step=step)
+        # Told only if it lasts: a start of 40 ms should not send five reports.
+        asyncio.get_running_loop().call_later(STEP_TOLD_AFTER_S, self._tell_if_still, step)
+
+    def _tell_if_still(self, step: str) -> None:
+        if self.step == step and not self.leaving:
+            self._around.changed()
 
     def connect(self) -> None:
         """Binds the socket that the runner connects to; an older one is closed."""

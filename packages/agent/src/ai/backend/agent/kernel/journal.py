@@ -62,7 +62,7 @@ class Journal:
         self._write(self._folder / "agent.json", msgspec.json.encode(facts))
 
     def write(self, entry: Entry) -> None:
-        """Atomic and durable. Raises NoSpace."""
+        """Atomic; survives the death of the agent. Raises NoSpace."""
         self._write(self._kernels / f"{entry.desired.kernel_id}.json", msgspec.json.encode(entry))
 
     def write_logs(self, kernel_id: UUID, content: bytes) -> None:
@@ -104,9 +104,9 @@ class Journal:
             handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             try:
                 os.write(handle, content)
-                os.fdatasync(handle)
             finally:
                 os.close(handle)
+            # Not flushed to the disk: what takes the page cache away, a crash of the machine, takes the containers too.
             new.replace(path)
         except OSError as exc:
             with contextlib.suppress(OSError):

@@ -62,16 +62,25 @@ class DesiredState:
         self.loop = Loop("desired-state", self._run, period_s=5.0)
 
     async def _run(self) -> None:
-        generations = await self._database.read(store.generations)
-        behind = [
-            report
-            for agent_id, report in self._intake.newest.items()
-            if not report.leaving
-            and (generations.get(agent_id, 0) > self._known(report) or self._needs_cleaning(report))
-        ]
+        reports = [report for report in self._intake.newest.values() if not report.leaving]
+
+        def op(conn: sa.Connection) -> list[tuple[AgentReport, Sync]]:
+            generations = store.generations(conn)
+            return [
+                (
+                    report,
+                    Sync(
+                        generation=generation, kernels=self._desired(conn, AgentId(report.agent_id), report)
+                    ),
+                )
+                for report in reports
+                if (generation := generations.get(AgentId(report.agent_id), 0)) > self._known(report)
+                or self._needs_cleaning(report)
+            ]
+
         async with asyncio.TaskGroup() as group:
-            for report in behind:
-                group.create_task(self._send(report))
+            for report, sync in await self._database.read(op):
+                group.create_task(self._send(report, sync))
 
     def _known(self, report: AgentReport) -> int:
         started_at_us, generation = self._accepted.get(AgentId(report.agent_id), (0, 0))
@@ -81,19 +90,14 @@ class DesiredState:
     def _needs_cleaning(report: AgentReport) -> bool:
         return any(kernel.state == "unknown" for kernel in report.kernels)
 
-    async def _send(self, report: AgentReport) -> None:
+    async def _send(self, report: AgentReport, sync: Sync) -> None:
         agent_id = AgentId(report.agent_id)
-
-        def op(conn: sa.Connection) -> Sync:
-            generation = store.generations(conn).get(agent_id, 0)
-            return Sync(generation=generation, kernels=self._desired(conn, agent_id, report))
-
-        sync = await self._database.read(op)
         try:
             reply = await self._bus.call(agent_id, sync, SyncReply, timeout_s=self._config.call_timeout_s)
         except BackendError as exc:
             log.warning("sync-failed", agent=agent_id, error=str(exc))
             return
+        log.debug("sync-sent", agent=agent_id, generation=sync.generation, accepted=reply.accepted)
         if reply.accepted:
             self._accepted[agent_id] = (report.started_at_us, reply.generation)
         elif reply.generation > sync.generation:

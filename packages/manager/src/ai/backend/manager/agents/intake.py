@@ -5,8 +5,10 @@ dropped, and everything else is compared with the rows. Nothing here talks to an
 """
 
 from collections.abc import Callable
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
+from msgspec import structs
 
 from ai.backend.common.clock import Clock
 from ai.backend.common.ids import AgentId, KernelId
@@ -36,6 +38,9 @@ class Intake:
         self._config = config
         self._wake = wake
         self.newest: dict[AgentId, AgentReport] = {}
+        self._written: dict[AgentId, datetime] = {}
+        self._rest = timedelta(seconds=config.agent_lost_after_s / 4)
+        """A report that says nothing new is written no more often than this: enough to tell that the agent lives."""
 
     async def take(self, report: AgentReport) -> None:
         """Applies a report. Safe to call with any report, any number of times, in any order."""
@@ -45,6 +50,13 @@ class Intake:
             return
         images_changed = before is None or before.images != report.images
         now = self._clock.now()
+        if (
+            before is not None
+            and _says_nothing_new(report, before)
+            and now - self._written[agent_id] < self._rest
+        ):
+            self.newest[agent_id] = report
+            return
 
         def op(conn: sa.Connection) -> bool | None:
             known = store.order_of(conn, agent_id)
@@ -55,11 +67,13 @@ class Intake:
             return self._apply(conn, report, generation)
 
         changed = await self._database.run(op)
+        log.debug("report-taken", agent=agent_id, sequence=report.sequence, changed=changed)
         if changed is None:
             return
         if before is not None and before.started_at_us != report.started_at_us:
             log.info("agent-restarted", agent=agent_id)
         self.newest[agent_id] = report
+        self._written[agent_id] = now
         news = (
             before is None
             or before.capacity != report.capacity
@@ -105,6 +119,10 @@ class Intake:
         if now_is is not None and now_is.status.terminal:
             session_store.touch_agents(conn, (kernel.agent_id for kernel in now_is.kernels))
         return True
+
+
+def _says_nothing_new(report: AgentReport, before: AgentReport) -> bool:
+    return structs.replace(report, sequence=0) == structs.replace(before, sequence=0)
 
 
 def _order(report: AgentReport) -> tuple[int, int]:
