@@ -194,6 +194,9 @@ def run(options: Options, *, on_ready: Callable[[dict[str, Any]], None]) -> None
     """`serve` in a fresh uvloop event loop; a single BackendError comes out of its task group as itself."""
     import uvloop
 
+    # The event loop and the database's threads take turns often and briefly: with the default of 5 ms each turn costs a session's
+    # start a good part of its time.
+    sys.setswitchinterval(0.0005)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(options, on_ready=on_ready))

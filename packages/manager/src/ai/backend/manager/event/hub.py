@@ -1,11 +1,10 @@
 """Tells readers of events as they are committed: event streams, blocking calls and caches.
 
 The table is the truth; this loop reads what is new whenever it is woken and hands it on. Ids may be committed out of order when several
-writers race (PostgreSQL), so a window of ids below the newest is read again and what was delivered already is skipped.
+writers race (PostgreSQL), so an id that was skipped is asked for again for a while: longer than any transaction lasts.
 """
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from uuid import UUID
@@ -24,7 +23,8 @@ from ..loop import Loop
 from . import store
 from .model import Event
 
-WINDOW = 256
+GAP_KEPT_S = 30.0
+GAPS_MAX = 1000
 BATCH = 1000
 READER_EVENTS_MAX = 1024
 
@@ -43,7 +43,8 @@ class EventHub:
         self._clock = clock
         self._config = config
         self._newest = -1
-        self._delivered: OrderedDict[int, None] = OrderedDict()
+        self._gaps: dict[int, float] = {}
+        """Skipped ids, and until when (monotonic seconds) they are asked for."""
         self._readers: set[asyncio.Queue[Event | None]] = set()
         self._listeners: list[Callable[[Event], None]] = []
         self.loop = Loop("events", self._run, period_s=5.0)
@@ -60,26 +61,24 @@ class EventHub:
     async def _run(self) -> None:
         if self._newest < 0:
             self._newest = await self._database.read(store.newest_id)
-            for event in await self._database.read(
-                lambda conn: store.after(conn, self._newest - WINDOW, limit=WINDOW)
-            ):
-                self._delivered[event.id] = None
+        now = self._clock.monotonic()
+        self._gaps = {gap: until for gap, until in self._gaps.items() if until > now}
         while True:
-            found = await self._database.read(self._newer)
-            fresh = [event for event in found if event.id not in self._delivered]
-            for event in fresh:
+            found = await self._database.read(self._news)
+            for event in found:
                 self._deliver(event)
             if len(found) < BATCH:
                 return
 
-    def _newer(self, conn: sa.Connection) -> list[Event]:
-        return store.after(conn, self._newest - WINDOW, limit=BATCH)
+    def _news(self, conn: sa.Connection) -> list[Event]:
+        return store.after(conn, self._newest, limit=BATCH, also=list(self._gaps))
 
     def _deliver(self, event: Event) -> None:
+        self._gaps.pop(event.id, None)
+        until = self._clock.monotonic() + GAP_KEPT_S
+        for skipped in range(max(self._newest + 1, event.id - GAPS_MAX), event.id):
+            self._gaps[skipped] = until
         self._newest = max(self._newest, event.id)
-        self._delivered[event.id] = None
-        while len(self._delivered) > 4 * WINDOW:
-            self._delivered.popitem(last=False)
         for listener in self._listeners:
             listener(event)
         for queue in list(self._readers):

@@ -1,6 +1,6 @@
 """The outbox of events: rows written in the transaction of the change that they tell."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -26,9 +26,15 @@ def newest_id(conn: sa.Connection) -> int:
 
 
 def after(
-    conn: sa.Connection, event_id: int, *, limit: int, session_id: SessionId | None = None
+    conn: sa.Connection,
+    event_id: int,
+    *,
+    limit: int,
+    session_id: SessionId | None = None,
+    also: Sequence[int] = (),
 ) -> list[Event]:
-    query = sa.select(events).where(events.c.id > event_id).order_by(events.c.id).limit(limit)
+    newer = sa.or_(events.c.id > event_id, events.c.id.in_(also)) if also else events.c.id > event_id
+    query = sa.select(events).where(newer).order_by(events.c.id).limit(limit)
     if session_id is not None:
         query = query.where(events.c.session_id == session_id)
     return [
