@@ -20,7 +20,6 @@ from .scheduling.loop import Scheduling
 from .session.loop import SessionLoops
 from .session.service import SessionService
 
-
 ENDINGS = ("session_terminated", "session_cancelled")
 
 
