@@ -23,7 +23,7 @@ def with_image() -> Iterator[tuple[PrivateDockerd, str]]:
     """The engine and the image's name. The first run on a machine builds the image."""
     root = Path(tempfile.mkdtemp(prefix="dockerd-", dir="/tmp"))
     try:
-        with PrivateDockerd(root) as engine:
+        with PrivateDockerd(root, bridge=True) as engine:
             yield engine, asyncio.run(_load(engine.url))
     finally:
         shutil.rmtree(root, ignore_errors=True)

@@ -1,8 +1,8 @@
 """From asking for a session to its first output, against `docker run` of the same image on the same engine.
 
 `python -m bench.start [--rounds 15] [--json]`. Ours: create through the API, execute `print(1)`, until its output is here; the session's
-end is outside the timing. The peer: `docker run --rm IMAGE python3 -c 'print(1)'`, until the command ends. Each round does all three, in
-turn.
+end is outside the timing. The peer: `docker run --rm IMAGE python3 -c 'print(1)'`, with the engine's default network, until the command
+ends. Each round does all three, in turn.
 """
 
 import argparse

@@ -60,15 +60,17 @@ class PrivateDockerd:
     at most 100 bytes.
     """
 
-    def __init__(self, root: Path, *arguments: str) -> None:
-        """`arguments` go to dockerd as they are."""
+    def __init__(self, root: Path, *arguments: str, bridge: bool = False) -> None:
+        """`arguments` go to dockerd as they are. `bridge`: with the default network of an engine as it is installed, firewall rules
+        included; only for comparisons, on a machine without another engine."""
         self.root = root
         self.socket = root / "docker.sock"
         if len(os.fsencode(self.socket)) > _SOCKET_MAX:
             raise ValueError(f"{self.socket} is too long for a socket")
         self.url = f"unix://{self.socket}"
         self.cgroup_parent = f"/dockerd-{root.name}"
-        self._arguments = arguments
+        isolated = () if bridge else ("--bridge", "none", "--iptables=false", "--ip-masq=false")
+        self._arguments = (*isolated, *arguments)
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "PrivateDockerd":
@@ -94,8 +96,7 @@ class PrivateDockerd:
                     "setpriv", "--pdeathsig", "TERM", "dockerd", "--config-file", str(self.root /
                     "daemon.json"), "--host", self.url, "--data-root", str(self.root / "data"), "--exec-root",
                     str(self.root / "exec"), "--pidfile", str(self.root / "pid"), "--cgroup-parent",
-                    self.cgroup_parent, "--bridge", "none", "--iptables=false", "--ip-masq=false",
-                    "--live-restore", *self._arguments,
+                    self.cgroup_parent, "--live-restore", *self._arguments,
                 ],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip

@@ -1,4 +1,7 @@
-"""SQLite: one writer thread, a few reader threads, write-ahead log.
+"""SQLite: one writer thread; reads run where they are asked for, on the event loop; write-ahead log.
+
+A read of an embedded cluster takes a fraction of a millisecond and, with the write-ahead log, waits for nobody; handing it to a thread and
+back costs more than the read, and made a session's start a third slower. Whoever has more rows than that uses PostgreSQL.
 
 The driver's own transaction handling is switched off and BEGIN IMMEDIATE is sent for writes: with the defaults two tasks that read and
 then write lose updates without any error, and `busy_timeout` does not help an upgrade from a read to a write lock.
@@ -17,7 +20,6 @@ from .database import DatabaseFull, DatabaseUnavailable, Operation, UniqueViolat
 
 T = TypeVar("T")
 
-READERS = 2
 PRAGMAS = ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=5000", "foreign_keys=ON")
 
 
@@ -64,7 +66,6 @@ class SqliteDatabase:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="db-writer")
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="db-reader")
         self._engine: sa.Engine | None = None
         self._mine = threading.local()
 
@@ -77,8 +78,9 @@ class SqliteDatabase:
         await self.read(lambda conn: conn.exec_driver_sql("SELECT 1").scalar())
 
     async def close(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._writer, lambda: self._connection().close())
         self._writer.shutdown(wait=True)
-        self._readers.shutdown(wait=True)
+        self._connection().close()
         if self._engine is not None:
             self._engine.dispose()
 
@@ -90,16 +92,15 @@ class SqliteDatabase:
         connection: sa.Connection = self._mine.connection
         return connection
 
-    async def _in(self, pool: ThreadPoolExecutor, op: Operation[T], begin: str) -> T:
+    async def run(self, op: Operation[T]) -> T:
         # Once begun in its thread, a unit of work ends there, whole, also when whoever waits for it is cancelled.
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(pool, lambda: perform(self._connection(), op, begin))
-
-    async def run(self, op: Operation[T]) -> T:
-        return await self._in(self._writer, op, "BEGIN IMMEDIATE")
+        return await loop.run_in_executor(
+            self._writer, lambda: perform(self._connection(), op, "BEGIN IMMEDIATE")
+        )
 
     async def read(self, op: Operation[T]) -> T:
-        return await self._in(self._readers, op, "BEGIN")
+        return perform(self._connection(), op, "BEGIN")
 
     async def alter(self, op: Operation[T]) -> T:
         def resting() -> T:
