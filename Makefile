@@ -1,7 +1,8 @@
 # Verbs, each one line of what it runs. `make` shows them. No logic lives here: scripts and programs have it.
 
 PY := .venv/bin/python
-PYTEST := $(PY) -m pytest
+# Tests run make themselves: they must not take themselves for a part of this one.
+PYTEST := env -u MAKELEVEL -u MAKEFLAGS -u MFLAGS $(PY) -m pytest
 REAL := docker or postgres or sandbox
 
 .DEFAULT_GOAL := help

@@ -11,6 +11,18 @@ from dataclasses import dataclass, field
 TERMINAL = frozenset({"TERMINATED", "CANCELLED"})
 WAITING = "PENDING"
 RUNNING = "RUNNING"
+ENDING = frozenset({"TERMINATING", "TERMINATED", "ERROR"})
+CAUSES = frozenset(
+    {
+        "user-requested",
+        "force-terminated",
+        "out-of-memory",
+        "self-terminated",
+        "container-not-found",
+        "cluster-down",
+    }
+)
+"""Why a session that runs may end: its owner, its own program, or its node. Never a crash of ours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +149,8 @@ class Checkers:
                 found.append(
                     f"session {short(session_id)} fell from version {before.version} to {after.version}"
                 )
+            if before.status == RUNNING and after.status in ENDING and after.reason not in CAUSES:
+                found.append(f"session {short(session_id)} ran and was ended for {after.reason!r}")
             if before.status in TERMINAL and after.status != before.status:
                 found.append(
                     f"session {short(session_id)} left the terminal {before.status} for {after.status}"

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-STORY_LINES = 2000
+STORY_LINES = 80
 
 
 def fix_hashing() -> None:
@@ -44,12 +44,12 @@ def outcomes(seeds: range, agents: str, jobs: int) -> Iterator[dict[str, Any]]:
         yield from pool.imap(one, tasks, chunksize=4)
 
 
-def report(outcome: dict[str, Any]) -> str:
-    """What a failing seed says."""
+def report(outcome: dict[str, Any], *, whole: bool) -> str:
+    """What a failing seed says: the newest part of its story, or the whole."""
     lines = [f"seed {outcome['seed']} FAILED (fingerprint {outcome['fingerprint']})"]
     lines += [f"  violated: {violation}" for violation in outcome["violations"]]
     lines += [f"  fault: {fault}" for fault in outcome["faults"]]
-    lines += [f"  {line}" for line in outcome["story"][-STORY_LINES:]]
+    lines += [f"  {line}" for line in outcome["story"][0 if whole else -STORY_LINES :]]
     lines.append(f"  replay: python -m sim.run --start {outcome['seed']} --seeds 1 --story")
     return "\n".join(lines)
 
@@ -74,7 +74,7 @@ def main() -> int:
             totals["failed"] += 1
             failures.append({"seed": outcome["seed"], "violations": outcome["violations"]})
             if not given.json:
-                print(report(outcome), flush=True)
+                print(report(outcome, whole=given.story), flush=True)
         elif given.story:
             print("\n".join([*outcome["story"], f"seed {outcome['seed']}: {outcome['fingerprint']}"]))
     took_s = time.perf_counter() - begin

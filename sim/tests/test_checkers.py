@@ -5,7 +5,7 @@ from random import Random
 
 from sim.checkers import Checkers, ContainerFact, KernelRow, Rows, SessionRow
 from sim.faults import Kind, plan
-from sim.story import Story
+from sim.story import LINES_KEPT, Story
 
 SESSION = SessionRow(
     id="s1", name="work", access_key="AK", status="RUNNING", version=1, has_deadline=False, reason=""
@@ -54,6 +54,16 @@ def test_history() -> None:
     assert "fell from version" in fed(rows(replace(SESSION, version=5)), rows(SESSION))[0]
     assert "vanished" in fed(rows(SESSION), rows())[0]
     assert "without a deadline" in fed(rows(replace(SESSION, status="TERMINATING")))[0]
+
+
+def test_what_runs_ends_only_for_a_cause() -> None:
+    def ended(reason: str) -> list[str]:
+        return fed(
+            rows(SESSION), rows(replace(SESSION, status="TERMINATING", has_deadline=True, reason=reason))
+        )
+
+    assert ended("user-requested") == []
+    assert "ended for 'failed-to-start'" in ended("failed-to-start")[0]
 
 
 def test_uids_and_doubles() -> None:
@@ -120,7 +130,7 @@ def test_fault_plans_are_seeded_and_end_in_time() -> None:
 
 def test_fingerprints_cover_all_lines() -> None:
     first, second = Story(), Story()
-    for number in range(1000):
+    for number in range(2 * LINES_KEPT):
         first.tell(number, "x")
         second.tell(number, "x" if number != 3 else "y")
     assert first.lines() == second.lines()

@@ -152,7 +152,7 @@ def test_threads_can_be_played_on_the_loop() -> None:
         with pytest.raises(ZeroDivisionError):
             await asyncio.to_thread(lambda: 1 // 0)
         cancelled = [asyncio.create_task(asyncio.to_thread(work, "b")) for _ in range(20)]
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.0001)  # all have asked, none has its answer
         for task in cancelled:
             task.cancel()
         await asyncio.sleep(1)

@@ -9,6 +9,7 @@ from ai.backend.common.clock import Clock
 from ai.backend.common.ids import Random
 from ai.backend.common.quantity import sum_slots
 from ai.backend.common.wire import rpc
+from sim.agents import MAKERS
 from sim.container import MortalBackend
 from sim.model_agent import Journal, ModelAgent
 from sim.network import AgentEnd
@@ -26,6 +27,30 @@ def test_a_seed_replays_identically(seed: int) -> None:
 
 def test_seeds_differ() -> None:
     assert run_seed(1).fingerprint != run_seed(2).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("seed", "found"),
+    [
+        (
+            26,
+            "a clock that went back made a restarted agent's reports older than the old ones: nobody listened",
+        ),
+        (33, "an engine error while an agent looked for its containers at start ended the agent"),
+        (49, "an exit told while the engine did not answer was never looked at again"),
+        (57, "as 26"),
+        (
+            89,
+            "an end before a restart was heard of was reported under the old incarnation, and taken for old news",
+        ),
+    ],
+)
+def test_seeds_that_found_something(seed: int, found: str) -> None:
+    assert run_seed(seed, make_agent=MAKERS["real"]).violations == (), found
+
+
+def test_real_agents_replay_identically() -> None:
+    assert run_seed(4, make_agent=MAKERS["real"]) == run_seed(4, make_agent=MAKERS["real"])
 
 
 class Forgetful(ModelAgent):

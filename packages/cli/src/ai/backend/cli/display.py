@@ -11,8 +11,6 @@ from typing import Any
 
 import click
 
-from ai.backend.common.clock import SystemClock
-
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _SHOW_AFTER_S = 1.0
 _BACK, _CLEAR = "\r", "\x1b[K"
@@ -62,6 +60,8 @@ def print_fields(fields: Sequence[tuple[str, object]]) -> None:
 
 def age(iso: str) -> str:
     """How long ago, roughly: "42 s", "3 min", "5 h", "2 d"."""
+    from ai.backend.common.clock import SystemClock  # brings asyncio, which --help does not need
+
     try:
         then = datetime.fromisoformat(iso)
     except ValueError:
