@@ -228,7 +228,6 @@ def up(
         summarize(place, told)
     if detach:
         return 0
-    remark("Press Ctrl-C to stop it.")
     return _stay(process)
 
 
@@ -255,6 +254,7 @@ def _stay(process: "subprocess.Popen[bytes]") -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
     try:
+        remark("Press Ctrl-C to stop it.")  # from here on it is so
         code = process.wait()
         remark(f"Error: the cluster ended by itself, with {code}.")
         return EXIT_FAILURE
