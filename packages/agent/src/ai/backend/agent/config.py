@@ -1,34 +1,43 @@
-"""The agent's settings. Every one has a default that works on a single machine; each carries its unit in the name."""
+"""The agent's settings."""
 
-from typing import Literal
+from pathlib import Path
 
 import msgspec
+
+from ai.backend.common.quantity import parse_size
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
     id: str = ""
-    """Unique in the cluster and stable across restarts; empty: "i-" and the host's name."""
-    resource_group: str = "default"
-    address: str = "127.0.0.1"
-    backend: Literal["auto", "docker", "sandbox"] = "auto"
-    """auto: Docker when an engine answers, else the sandbox."""
+    """Empty: made once and kept in the state folder."""
+    backend: str = "auto"
+    """auto, docker or sandbox. auto: Docker when an engine answers that has an image for sessions, else the sandbox."""
     docker_host: str = ""
-    """unix:///path or tcp://host:port; empty: $DOCKER_HOST, else the default socket."""
+    """URL of the engine, such as unix:///var/run/docker.sock. Empty: DOCKER_HOST, else the default socket."""
     node_root: str = ""
-    """Where images, containers and scratch folders live; session users must be able to walk there. Empty: chosen at start."""
-    state_dir: str = ""
-    """Where the journal lives, private to the agent; empty: below the home folder."""
-    scratch_dir: str = ""
-    """Empty: below the node root."""
+    """Runner volume and scratch folders. Every folder above must be traversable by the containers' users, so the default for root is
+    /var/lib/backend.ai, and for other users a folder of their own."""
     heartbeat_s: float = 3.0
-    check_s: float = 15.0
-    """How often the backend is asked whether it is well and which images it has (while it is not well: every heartbeat)."""
     start_timeout_s: float = 60.0
+    """From the start of a container until its runner is ready."""
     stop_grace_s: float = 3.0
-    reserved_memory_bytes: int = 0
-    reserved_cpu_milli: int = 0
+    """Between SIGTERM and SIGKILL."""
+    uid_base: int = 200_000
+    """As root, each kernel runs as a user id of its own from here on."""
     pids_max: int = 1024
-    uid_first: int = 200_000
-    """Containers of an agent that runs as root get uids of their own, from here on."""
-    stop_kernels_on_exit: bool = False
-    """Ends all kernels at a clean shutdown, instead of leaving them for the next start to adopt."""
+    """Processes and threads of one container."""
+    reserved_mem: str = "1g"
+    """Memory that is not offered to sessions."""
+    scratch_free_min: str = "64m"
+    """With less free disk the agent says that it is unhealthy and takes nothing new."""
+
+    def __post_init__(self) -> None:
+        if self.backend not in ("auto", "docker", "sandbox"):
+            raise ValueError(f"backend is auto, docker or sandbox, not {self.backend!r}")
+        parse_size(self.reserved_mem)
+        parse_size(self.scratch_free_min)
+
+    def node_root_path(self, *, is_root: bool, data_home: Path) -> Path:
+        if self.node_root:
+            return Path(self.node_root)
+        return Path("/var/lib/backend.ai") if is_root else data_home / "backend.ai"

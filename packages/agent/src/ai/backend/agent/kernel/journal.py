@@ -1,7 +1,7 @@
-"""The agent's journal: one small file for each kernel, written whole and atomically before the effect that it tells of.
+"""The agent's memory of its kernels: one small JSON file each, written before the effect that it describes.
 
-A file that cannot be read is moved aside and logged, never a reason not to start: its kernel is then found by its container's labels,
-as unknown. Beside a record lies the kernel's log once its container is gone. One more file holds the newest generation ever accepted.
+Containers' labels say which kernel a container is; the journal says what the kernel should be and why it ended. Together they are all that
+a restarted agent needs. A file that can't be read is set aside and told of; it never stops the agent.
 """
 
 import contextlib
@@ -12,93 +12,105 @@ from uuid import UUID
 import msgspec
 
 from ai.backend.common.log import get_logger
+from ai.backend.common.wire.rpc import DesiredKernel
 
-from .model import FORMAT, Record
+from ..container.errors import NoSpace
 
 log = get_logger(__name__)
-_RECORD_BYTES_MAX = 4 << 20
+
+FORMAT = 1
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """What is remembered of one kernel. Unknown fields of newer agents are ignored."""
+
+    format: int = FORMAT
+    desired: DesiredKernel
+    state: str
+    """A `machine.State` value."""
+    uid: int
+    reason: str = ""
+    message: str = ""
+    exit_code: int | None = None
+    container_id: str = ""
+    stats: dict[str, int] = {}
+
+
+class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
+    agent_id: str
+    generation: int = 0
 
 
 class Journal:
-    """`folder` is made if missing, private to the agent."""
-
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._kernels = folder / "kernels"
+
+    def open(self) -> None:
         self._kernels.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._generation = folder / "generation"
 
-    def load(self) -> list[Record]:
-        """Every readable record, in order of their ids."""
-        records: list[Record] = []
-        for leftover in self._kernels.glob("*.tmp"):
-            leftover.unlink()
-        for path in sorted(self._kernels.glob("*.json")):
-            try:
-                if path.stat().st_size > _RECORD_BYTES_MAX:
-                    raise ValueError("too large")
-                record = msgspec.json.decode(path.read_bytes(), type=Record)
-                if record.format > FORMAT:
-                    raise ValueError(f"format {record.format} is newer than this agent")
-                if path.stem != str(record.kernel_id):
-                    raise ValueError(f"it tells of kernel {record.kernel_id}")
-            except (OSError, ValueError, msgspec.MsgspecError) as exc:
-                log.error("journal-file-set-aside", path=str(path), error=str(exc))
-                with contextlib.suppress(OSError):
-                    path.rename(path.with_suffix(".bad"))
-                continue
-            records.append(record)
-        return records
-
-    def write(self, record: Record, *, durable: bool) -> None:
-        """Replaces the kernel's record. `durable`: it must survive a loss of power. Raises OSError."""
-        _replace(self._record(record.kernel_id), msgspec.json.encode(record), durable=durable)
-
-    def erase(self, kernel_id: UUID) -> None:
-        """Forgets the kernel and its log."""
-        self._record(kernel_id).unlink(missing_ok=True)
-        self._log(kernel_id).unlink(missing_ok=True)
-
-    def write_log(self, kernel_id: UUID, data: bytes) -> None:
-        _replace(self._log(kernel_id), data, durable=False)
-
-    def read_log(self, kernel_id: UUID, bytes_max: int) -> bytes:
-        """The end of the log; empty when there is none."""
+    def facts(self) -> NodeFacts | None:
         try:
-            with self._log(kernel_id).open("rb") as file:
-                size = file.seek(0, os.SEEK_END)
-                file.seek(max(0, size - bytes_max))
-                return file.read(bytes_max)
+            return msgspec.json.decode((self._folder / "agent.json").read_bytes(), type=NodeFacts)
+        except FileNotFoundError:
+            return None
+        except msgspec.MsgspecError as exc:
+            self._set_aside(self._folder / "agent.json", exc)
+            return None
+
+    def write_facts(self, facts: NodeFacts) -> None:
+        self._write(self._folder / "agent.json", msgspec.json.encode(facts))
+
+    def write(self, entry: Entry) -> None:
+        """Atomic; survives the death of the agent. Raises NoSpace."""
+        self._write(self._kernels / f"{entry.desired.kernel_id}.json", msgspec.json.encode(entry))
+
+    def write_logs(self, kernel_id: UUID, content: bytes) -> None:
+        """The end of what an ended kernel printed; losing it to a full disk is no reason to fail."""
+        with contextlib.suppress(OSError):
+            (self._kernels / f"{kernel_id}.log").write_bytes(content)
+
+    def logs(self, kernel_id: UUID) -> bytes:
+        try:
+            return (self._kernels / f"{kernel_id}.log").read_bytes()
         except FileNotFoundError:
             return b""
 
-    @property
-    def generation(self) -> int:
-        """The newest accepted; 0 when none is known."""
+    def forget(self, kernel_id: UUID) -> None:
+        for suffix in (".json", ".log"):
+            (self._kernels / f"{kernel_id}{suffix}").unlink(missing_ok=True)
+
+    def entries(self) -> list[Entry]:
+        found = []
+        for path in sorted(self._kernels.glob("*.json")):
+            try:
+                entry = msgspec.json.decode(path.read_bytes(), type=Entry)
+                if entry.format > FORMAT or path.stem != str(entry.desired.kernel_id):
+                    raise msgspec.ValidationError("of a newer format, or misnamed")
+                found.append(entry)
+            except msgspec.MsgspecError as exc:
+                self._set_aside(path, exc)
+        return found
+
+    @staticmethod
+    def _set_aside(path: Path, exc: Exception) -> None:
+        log.error("journal-entry-unreadable", path=str(path), error=str(exc))
+        path.rename(path.with_suffix(".unreadable"))
+
+    @staticmethod
+    def _write(path: Path, content: bytes) -> None:
+        new = path.with_suffix(".new")
         try:
-            return int(self._generation.read_text())
-        except (OSError, ValueError):
-            return 0
-
-    @generation.setter
-    def generation(self, value: int) -> None:
-        _replace(self._generation, str(value).encode(), durable=False)
-
-    def _record(self, kernel_id: UUID) -> Path:
-        return self._kernels / f"{kernel_id}.json"
-
-    def _log(self, kernel_id: UUID) -> Path:
-        return self._kernels / f"{kernel_id}.log"
-
-
-def _replace(path: Path, data: bytes, *, durable: bool) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+            handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            try:
+                os.write(handle, content)
+            finally:
+                os.close(handle)
+            # Not flushed to the disk: what takes the page cache away, a crash of the machine, takes the containers too.
+            new.replace(path)
+        except OSError as exc:
+            with contextlib.suppress(OSError):
+                new.unlink()
+            raise NoSpace(
+                f"the agent's journal can't be written: {exc.strerror}", hint="Free some disk space."
+            ) from exc

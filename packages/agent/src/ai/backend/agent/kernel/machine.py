@@ -1,152 +1,106 @@
-"""How a kernel changes on its node. Pure and total: late or doubled news is STALE.
+"""A kernel on its node: what it is, what may happen to it, and what is to be done then. Pure and total.
 
-Two kinds of events meet here: what the manager wants (from its whole list: RUN_WANTED, RESTART_WANTED, STOP_WANTED, UNLISTED), given anew
-after each change so that nothing said too early is lost; and what happened (the rest). There is one effect for each state that is
-entered, and it is safe to perform again: recovery after a crash is the FOUND_* row and nothing else.
+`handle(state, event)` is the only way in which a kernel's state changes. Whatever happens, in any order and any number of times,
+RELEASE is asked for exactly once on the way to TERMINATED, and nothing after it.
 """
 
 import enum
-from collections.abc import Mapping
+from typing import NamedTuple
 
-from ai.backend.common.machine import NEVER, STALE, Drop, Table
+from ai.backend.common.machine import STALE, Drop, Table
 
-from .model import State
+
+class State(enum.Enum):
+    NEW = "new"
+    PREPARING = "preparing"
+    """Folders, socket and container are being made."""
+    STARTING = "starting"
+    """The container runs; its runner is not ready yet."""
+    RUNNING = "running"
+    RECREATING = "recreating"
+    """A restart: the old container goes, scratch and user id stay."""
+    STOPPING = "stopping"
+    TERMINATED = "terminated"
+    """Nothing of it is left on the node but its record, until the manager no longer lists it."""
+    QUARANTINED = "quarantined"
+    """Runs here, but the manager has not listed it (yet): shown, never touched."""
 
 
 class Event(enum.Enum):
     RUN_WANTED = "run-wanted"
-    RESTART_WANTED = "restart-wanted"
     STOP_WANTED = "stop-wanted"
-    UNLISTED = "unlisted"
+    RESTART_WANTED = "restart-wanted"
+    FOUND = "found"
+    """A running container of ours was found at the agent's start."""
     PREPARED = "prepared"
-    """The container was started."""
-    BECAME_READY = "became-ready"
+    READY = "ready"
     FAILED = "failed"
-    """What was being done cannot be done."""
     EXITED = "exited"
-    """The container's main process is gone."""
-    RAN_OUT_OF_MEMORY = "ran-out-of-memory"
-    """The language process was killed; the container lives."""
     CLEARED = "cleared"
-    """The old container is gone (restart)."""
+    """The old container of a restart is gone."""
     RELEASED = "released"
-    """Everything is undone."""
-    FOUND_RUNNING = "found-running"
-    """At the agent's start: its container runs."""
-    FOUND_ENDED = "found-ended"
-    """At the agent's start: its container is there and does not run."""
-    FOUND_NOTHING = "found-nothing"
-    """At the agent's start: it has a record but no container."""
 
 
 class Effect(enum.Enum):
-    NOTHING = "nothing"
     PREPARE = "prepare"
-    AWAIT_READY = "await-ready"
-    SERVE = "serve"
-    CLEAR_CONTAINER = "clear-container"
+    WAIT_READY = "wait-ready"
+    CLEAR = "clear"
     RELEASE = "release"
-    FORGET = "forget"
 
 
-_S = State
-_E = Event
+_S, _E = State, Event
 
 
-def _row(**targets: State | Drop) -> dict[Event, State | Drop]:
-    """A row of the table: what is not named is late or doubled news."""
+def _row(**targets: State) -> dict[Event, State | Drop]:
     return {event: targets.get(event.name, STALE) for event in Event}
 
 
 TABLE: Table[State, Event] = Table(
     "kernel",
     {
-        _S.ABSENT: _row(
-            RUN_WANTED=_S.PREPARING,
-            RESTART_WANTED=_S.PREPARING,
-            STOP_WANTED=_S.TERMINATED,
-            FOUND_RUNNING=_S.QUARANTINED,
-            FOUND_ENDED=_S.STOPPING,
-            **dict.fromkeys(("PREPARED", "BECAME_READY", "CLEARED", "RELEASED", "FOUND_NOTHING"), NEVER),
-        ),
+        _S.NEW: _row(RUN_WANTED=_S.PREPARING, STOP_WANTED=_S.STOPPING, FOUND=_S.QUARANTINED),
         _S.PREPARING: _row(
-            PREPARED=_S.STARTING,
-            FAILED=_S.STOPPING,
-            STOP_WANTED=_S.STOPPING,
-            RESTART_WANTED=_S.RESTARTING,
-            FOUND_RUNNING=_S.PREPARING,
-            FOUND_ENDED=_S.PREPARING,
-            FOUND_NOTHING=_S.PREPARING,
+            PREPARED=_S.STARTING, FAILED=_S.STOPPING, EXITED=_S.STOPPING, STOP_WANTED=_S.STOPPING
         ),
         _S.STARTING: _row(
-            BECAME_READY=_S.RUNNING,
+            READY=_S.RUNNING,
             FAILED=_S.STOPPING,
             EXITED=_S.STOPPING,
             STOP_WANTED=_S.STOPPING,
-            RESTART_WANTED=_S.RESTARTING,
-            FOUND_RUNNING=_S.STARTING,
-            FOUND_ENDED=_S.STOPPING,
-            FOUND_NOTHING=_S.STOPPING,
+            RESTART_WANTED=_S.RECREATING,
         ),
         _S.RUNNING: _row(
-            EXITED=_S.STOPPING,
-            FAILED=_S.STOPPING,
-            RAN_OUT_OF_MEMORY=_S.STOPPING,
-            STOP_WANTED=_S.STOPPING,
-            RESTART_WANTED=_S.RESTARTING,
-            UNLISTED=_S.QUARANTINED,
-            FOUND_RUNNING=_S.RUNNING,
-            FOUND_ENDED=_S.STOPPING,
-            FOUND_NOTHING=_S.STOPPING,
+            EXITED=_S.STOPPING, FAILED=_S.STOPPING, STOP_WANTED=_S.STOPPING, RESTART_WANTED=_S.RECREATING
         ),
+        _S.RECREATING: _row(CLEARED=_S.PREPARING, FAILED=_S.STOPPING, STOP_WANTED=_S.STOPPING),
+        _S.STOPPING: _row(RELEASED=_S.TERMINATED),
+        _S.TERMINATED: _row(),
         _S.QUARANTINED: _row(
-            RUN_WANTED=_S.STARTING,
-            RESTART_WANTED=_S.RESTARTING,
-            STOP_WANTED=_S.STOPPING,
-            EXITED=_S.STOPPING,
-            RAN_OUT_OF_MEMORY=_S.STOPPING,
-            FOUND_RUNNING=_S.QUARANTINED,
-            FOUND_ENDED=_S.STOPPING,
-            FOUND_NOTHING=_S.STOPPING,
-        ),
-        _S.RESTARTING: _row(
-            CLEARED=_S.PREPARING,
-            FAILED=_S.STOPPING,
-            STOP_WANTED=_S.STOPPING,
-            FOUND_RUNNING=_S.RESTARTING,
-            FOUND_ENDED=_S.RESTARTING,
-            FOUND_NOTHING=_S.RESTARTING,
-        ),
-        _S.STOPPING: _row(
-            RELEASED=_S.TERMINATED,
-            FOUND_RUNNING=_S.STOPPING,
-            FOUND_ENDED=_S.STOPPING,
-            FOUND_NOTHING=_S.STOPPING,
-        ),
-        _S.TERMINATED: _row(
-            UNLISTED=_S.ABSENT,
-            FOUND_RUNNING=_S.STOPPING,
-            FOUND_ENDED=_S.STOPPING,
-            FOUND_NOTHING=_S.TERMINATED,
+            RUN_WANTED=_S.STARTING, RESTART_WANTED=_S.RECREATING, STOP_WANTED=_S.STOPPING, EXITED=_S.STOPPING
         ),
     },
     states=State,
     events=Event,
 )
 
-EFFECTS: Mapping[State, Effect] = {
-    _S.ABSENT: Effect.FORGET,
+_EFFECTS = {
     _S.PREPARING: Effect.PREPARE,
-    _S.STARTING: Effect.AWAIT_READY,
-    _S.RUNNING: Effect.SERVE,
-    _S.QUARANTINED: Effect.NOTHING,
-    _S.RESTARTING: Effect.CLEAR_CONTAINER,
+    _S.STARTING: Effect.WAIT_READY,
+    _S.RECREATING: Effect.CLEAR,
     _S.STOPPING: Effect.RELEASE,
-    _S.TERMINATED: Effect.NOTHING,
 }
+"""What entering a state asks for; it replaces whatever was being done."""
 
 
-def handle(state: State, event: Event) -> tuple[State, Effect] | Drop:
-    """The state that an event leads to, and what to do on entering it; or STALE or NEVER."""
+class Step(NamedTuple):
+    state: State
+    effect: Effect | None
+    changed: bool
+
+
+def handle(state: State, event: Event) -> Step:
+    """The next state and what to do on entering it; `changed` is false for late or doubled news."""
     target = TABLE.next(state, event)
-    return target if isinstance(target, Drop) else (target, EFFECTS[target])
+    if isinstance(target, Drop):
+        return Step(state, None, False)
+    return Step(target, _EFFECTS.get(target), True)
