@@ -27,13 +27,7 @@ class UnsupportedVersion(InvalidInput):
 
 def problem_of(error: Exception, path: str = "") -> tuple[int, dict[str, Any]]:
     """Status and body. Says nothing of the inside of an unexpected error but the request's id, under which it is logged."""
-    if isinstance(error, UnsupportedVersion):
-        status = BAD_REQUEST.status
-        body = problem.body_of(error) | {
-            "type": problem.TYPE_PREFIX + BAD_REQUEST.slug,
-            "title": BAD_REQUEST.title,
-        }
-    elif isinstance(error, BackendError):
+    if isinstance(error, BackendError):
         status = problem.published(error).status
         body = problem.body_of(error)
     elif isinstance(error, HTTPException) and error.status_code < 500:
@@ -70,7 +64,11 @@ async def note(error: Exception, scope: Scope) -> None:
     if isinstance(error, BackendError):
         if problem.published(error).status >= 500:
             log.warning(
-                "request-failed", path=scope["path"], code=error.code, reason=error.message, **error.detail
+                "request-failed",
+                path=scope["path"],
+                code=error.code,
+                reason=error.message,
+                detail=error.detail,
             )
     elif not (isinstance(error, HTTPException) and error.status_code < 500):
         log.error("request-crashed", path=scope["path"], exc_info=error)
