@@ -19,7 +19,6 @@ from ai.backend.common.wire import rpc
 
 from .config import AgentConfig
 from .container.backend import RUNNER_DIR, ContainerBackend
-from .container.errors import BackendUnavailable
 from .container.model import Image, Mount
 from .kernel.driver import LABEL_INCARNATION, LABEL_KERNEL, LABEL_SESSION, Driver, LinkFactory, Surroundings
 from .kernel.file import HomeFolder
@@ -102,16 +101,17 @@ class Agent:
 
     async def run(self, *, ready: asyncio.Event) -> None:
         """Until cancelled. What runs when it ends is left running, to be adopted at the next start."""
-        self._started_at_us = int(self._clock.now().timestamp() * 1e6)
         self._journal.open()
-        facts = self._journal.facts()
-        self._generation = facts.generation if facts else 0
+        facts = self._journal.facts() or NodeFacts(agent_id=self.id)
+        self._generation = facts.generation
+        self._started_at_us = max(int(self._clock.now().timestamp() * 1e6), facts.started_at_us + 1)
+        self._remember()
         self._scratch_dir.mkdir(parents=True, exist_ok=True)
         self._scratch_dir.chmod(0o711)
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
-                await self._recover()
+                self._recover()
                 group.create_task(self._watch())
                 group.create_task(self._bus.serve(self.id, self.handle))
                 group.create_task(self._report_forever(ready))
@@ -124,22 +124,22 @@ class Agent:
                 await self._bus.report(self._report(leaving=True))
             await self.backend.close()
 
+    def _remember(self) -> None:
+        facts = NodeFacts(agent_id=self.id, generation=self._generation, started_at_us=self._started_at_us)
+        self._journal.write_facts(facts)
+
     # -- recovery --------------------------------------------------------------------------------------------------------------
 
-    async def _recover(self) -> None:
-        """The journal and the containers' labels together say what there is; there is no other memory."""
-        try:
-            containers = {container.name: container for container in await self.backend.list()}
-        except BackendUnavailable as exc:
-            self._problem = exc.message
-            containers = {}
-        entries = {entry.desired.kernel_id: entry for entry in self._journal.entries()}
-        for kernel_id, entry in entries.items():
+    def _recover(self) -> None:
+        """The journal says what there should be; `_find_strangers` and each driver's `look` say what there is."""
+        for entry in self._journal.entries():
             self._adopt(entry)
-            containers.pop(str(kernel_id), None)
-        for container in containers.values():
+
+    async def _find_strangers(self) -> None:
+        """Containers of ours that no journal entry tells of: shown as unknown, until the manager says what to do with them."""
+        for container in await self.backend.list():
             labels = container.labels
-            if LABEL_KERNEL not in labels:
+            if LABEL_KERNEL not in labels or UUID(labels[LABEL_KERNEL]) in self._kernels:
                 continue
             desired = rpc.DesiredKernel(
                 kernel_id=UUID(labels[LABEL_KERNEL]),
@@ -226,7 +226,7 @@ class Agent:
             return rpc.SyncReply(accepted=False, generation=self._generation)
         if sync.generation > self._generation:
             self._generation = sync.generation
-            self._journal.write_facts(NodeFacts(agent_id=self.id, generation=self._generation))
+            self._remember()
         listed = {kernel.kernel_id: kernel for kernel in sync.kernels}
         for kernel_id in [
             k for k, d in self._kernels.items() if k not in listed and d.state is State.TERMINATED
@@ -278,9 +278,10 @@ class Agent:
             try:
                 async for _ in self.backend.events(self._on_container):
                     await self._refresh()
+                    await self._find_strangers()
                     for driver in list(self._kernels.values()):
                         await driver.look()
-            except BackendUnavailable as exc:
+            except BackendError as exc:
                 self._set_problem(exc.message)
             await asyncio.sleep(RECONNECT_S)
 
@@ -323,6 +324,8 @@ class Agent:
                 pass
             await self._refresh()
             for driver in list(self._kernels.values()):
+                if driver.unsure:
+                    await driver.look()
                 await driver.measure()
 
     def _report(self, *, leaving: bool = False) -> rpc.AgentReport:

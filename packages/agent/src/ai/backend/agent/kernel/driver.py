@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
+from msgspec import structs
+
 from ai.backend.common.errors import BackendError
 from ai.backend.common.log import get_logger
 from ai.backend.common.quantity import CPU, MEM, ResourceSlots, format_size
@@ -92,6 +94,8 @@ class Driver:
         self.runner: Runner | None = None
         self.leaving = False
         """The agent shuts down: what runs is left running."""
+        self.unsure = False
+        """The container may have changed, but the engine did not answer when it was asked: the next heartbeat asks again."""
         self._oom_seen = 0
         self._effect: asyncio.Task[None] | None = None
 
@@ -128,6 +132,13 @@ class Driver:
 
     def want(self, desired: DesiredKernel) -> None:
         """The manager's newest wish. An older incarnation than the present one is late news."""
+        if desired.incarnation > self.desired.incarnation and self.state in (
+            State.STOPPING,
+            State.TERMINATED,
+        ):
+            # It ended before the wish to restart it was heard: what ended is, to whoever wished so, the new incarnation.
+            self.desired = structs.replace(self.desired, incarnation=desired.incarnation)
+            self._around.changed()
         if desired.target == "stop":
             if self.state in (
                 State.NEW,
@@ -373,7 +384,9 @@ class Driver:
         try:
             container = await self._around.backend.inspect(self.name)
         except BackendError:
-            return  # an engine that does not answer proves nothing about the container
+            self.unsure = True  # an engine that does not answer proves nothing about the container
+            return
+        self.unsure = False
         if self.state in (State.STOPPING, State.TERMINATED, State.RECREATING):
             return
         if container is None:

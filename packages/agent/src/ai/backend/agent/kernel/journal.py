@@ -39,6 +39,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     agent_id: str
     generation: int = 0
+    started_at_us: int = 0
+    """Of the newest start. A later start is later even when the clock was put back."""
 
 
 class Journal:
