@@ -136,7 +136,20 @@ def test_limits_on_size(home: HomeFolder) -> None:
         put(home, f"folder/{number}", b"x" * 400)
     with pytest.raises(FileNotFound):
         home.archive("folder", bytes_max=1000)
-    assert len(home.archive("folder", bytes_max=2000)) > 1200
+    assert len(home.archive("folder", bytes_max=4000)) > 1200
+    for number in range(20):
+        put(home, f"many/{number}", b"")
+    with pytest.raises(FileNotFound):
+        home.archive("many", bytes_max=5000)
+
+
+def test_folders_of_any_depth_are_refused_in_order(home: HomeFolder, tmp_path: Path) -> None:
+    path = tmp_path / "work"
+    for _ in range(150):
+        path = path / "d"
+        path.mkdir()
+    with pytest.raises(FileNotFound):
+        home.archive("d", bytes_max=LIMIT)
 
 
 def test_an_archive_holds_the_folder_without_what_links_point_at(home: HomeFolder, tmp_path: Path) -> None:

@@ -37,4 +37,12 @@ def test_doubled_and_late_news_change_nothing() -> None:
 
 def test_a_stranger_is_touched_only_when_the_manager_says_so() -> None:
     quiet = {e for e in Event if isinstance(TABLE.next(State.QUARANTINED, e), Drop)}
-    assert quiet == {Event.FOUND, Event.PREPARED, Event.READY, Event.FAILED, Event.CLEARED, Event.RELEASED}
+    assert quiet == {
+        Event.UNLISTED,
+        Event.FOUND,
+        Event.PREPARED,
+        Event.READY,
+        Event.FAILED,
+        Event.CLEARED,
+        Event.RELEASED,
+    }

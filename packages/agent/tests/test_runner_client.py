@@ -144,9 +144,29 @@ async def test_much_unread_output_holds_the_runner_back_and_reading_lets_it_go_o
         link.says(p.Stdout("r1", piece))
         sent += 1
         assert sent < 100
-    assert OUTPUT_BYTES_MAX <= sent << 20 <= OUTPUT_BYTES_MAX + (2 << 20)
+    assert OUTPUT_BYTES_MAX - (1 << 20) <= sent << 20 <= OUTPUT_BYTES_MAX + (2 << 20)
     reply = await runner.execute(query(mode="continue"))
     assert len(reply.console[0][1]) == sent << 20 and not link.paused
+
+
+@pytest.mark.parametrize(
+    "record", [p.Stdout("r1", ""), p.WaitingInput("r1", False), p.Media("r1", "x" * 1000, "")]
+)
+async def test_records_without_text_are_not_free(record: p.Message) -> None:
+    runner, link = make()
+    await runner.execute(query(flush_s=0))
+    sent = 0
+    while not link.paused:
+        link.says(record)
+        sent += 1
+        assert sent <= OUTPUT_BYTES_MAX // 64 + 1
+
+
+async def test_a_rich_result_of_any_published_size_arrives(real: Runner) -> None:
+    code = "class R:\n    def _repr_html_(self): return 'x' * 10_000_000\nR()"
+    reply = await run(real, code, "rich")
+    assert reply.status == "finished" and len(dict(reply.console)["html"]) == 10_000_000
+    assert (await run(real, "print(1)", "after")).console == [("stdout", "1\n")]
 
 
 async def test_two_runs_of_one_id_and_too_many_runs_are_refused() -> None:

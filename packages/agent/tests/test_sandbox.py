@@ -211,7 +211,9 @@ class TestEscape:
     async def test_signals_are_not_ignored(self, harness: SandboxHarness) -> None:
         """A shell's background job ignores SIGINT, and so would everything below it: a runner could not
         interrupt user code."""
-        assert "SigIgn:\t0000000000000000" in await say(harness, "grep -E 'Sig(Ign|Blk)' /proc/self/status")
+        ignored = (await say(harness, "grep SigIgn /proc/self/status")).split()[1]
+        # Signals 1 to 31; what lies above may be inherited from whoever runs the tests.
+        assert int(ignored, 16) & 0x7FFFFFFF == 0
 
 
 NETWORK_PROBE = """

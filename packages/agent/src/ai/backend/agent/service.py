@@ -20,7 +20,15 @@ from ai.backend.common.wire import rpc
 from .config import AgentConfig
 from .container.backend import RUNNER_DIR, ContainerBackend
 from .container.model import Image, Mount
-from .kernel.driver import LABEL_INCARNATION, LABEL_KERNEL, LABEL_SESSION, Driver, LinkFactory, Surroundings
+from .kernel.driver import (
+    LABEL_INCARNATION,
+    LABEL_KERNEL,
+    LABEL_SESSION,
+    LABEL_UID,
+    Driver,
+    LinkFactory,
+    Surroundings,
+)
 from .kernel.file import HomeFolder
 from .kernel.journal import Entry, Journal, NodeFacts
 from .kernel.machine import Event, State
@@ -149,7 +157,8 @@ class Agent:
                 image=container.image,
             )
             log.warning("container-without-journal", kernel=container.name)
-            driver = self._kernels[desired.kernel_id] = Driver(self._around, desired, self._uid())
+            uid = int(labels[LABEL_UID]) if LABEL_UID in labels else self._uid()
+            driver = self._kernels[desired.kernel_id] = Driver(self._around, desired, uid)
             driver.happened(Event.FOUND)
 
     def _adopt(self, entry: Entry) -> None:
@@ -234,6 +243,8 @@ class Agent:
             # The manager has taken in its end: this is the moment to forget.
             del self._kernels[kernel_id]
             self._journal.forget(kernel_id)
+        for kernel_id in self._kernels.keys() - listed.keys():
+            self._kernels[kernel_id].happened(Event.UNLISTED)
         for desired in listed.values():
             driver = self._kernels.get(desired.kernel_id)
             if driver is None:
@@ -312,16 +323,17 @@ class Agent:
     async def _report_forever(self, ready: asyncio.Event) -> None:
         """At every heartbeat, and at once when something changed; changes of one moment go out together."""
         await self._refresh()
+        next_beat_s = self._clock.monotonic() + self.config.heartbeat_s
         while True:
             self._news.clear()
             await self._bus.report(self._report())
             ready.set()
             try:
-                async with asyncio.timeout(self.config.heartbeat_s):
+                async with asyncio.timeout(max(0.0, next_beat_s - self._clock.monotonic())):
                     await self._news.wait()
                     continue
             except TimeoutError:
-                pass
+                next_beat_s = self._clock.monotonic() + self.config.heartbeat_s
             await self._refresh()
             for driver in list(self._kernels.values()):
                 if driver.unsure:

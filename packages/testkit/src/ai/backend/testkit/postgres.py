@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 USER = "postgres"
+"""The database's superuser; the server itself runs as `nobody`, whom every machine has, for it refuses root."""
+SERVER_UID = 65534
 
 
 def server_folder() -> Path | None:
@@ -31,7 +33,9 @@ class PrivatePostgres:
 
     def _run(self, *command: str) -> None:
         as_user = (
-            ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups"] if os.getuid() == 0 else []
+            ["setpriv", f"--reuid={SERVER_UID}", f"--regid={SERVER_UID}", "--clear-groups"]
+            if os.getuid() == 0
+            else []
         )
         done = subprocess.run(
             [*as_user, *command],
@@ -46,7 +50,7 @@ class PrivatePostgres:
 
     def start(self) -> None:
         if os.getuid() == 0:
-            shutil.chown(self.root, USER, USER)
+            os.chown(self.root, SERVER_UID, SERVER_UID)
         data = str(self.root / "data")
         self._run(str(self._bin / "initdb"), "-D", data, "-U", USER, "-A", "trust", "-E", "UTF8", "--no-sync")
         options = f"-c listen_addresses= -c unix_socket_directories={self.root} -c fsync=off -c full_page_writes=off"

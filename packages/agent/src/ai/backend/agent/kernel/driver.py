@@ -6,9 +6,9 @@ the same for a kernel that never started, one that half started and one that ran
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from msgspec import structs
@@ -31,10 +31,13 @@ from .scratch import Scratch, environment_of
 
 log = get_logger(__name__)
 
-LABEL_KERNEL, LABEL_SESSION, LABEL_INCARNATION = (
+T = TypeVar("T")
+
+LABEL_KERNEL, LABEL_SESSION, LABEL_INCARNATION, LABEL_UID = (
     "ai.backend.kernel-id",
     "ai.backend.session-id",
     "ai.backend.incarnation",
+    "ai.backend.uid",
 )
 LOG_BYTES_KEPT = 1 << 20
 LOG_BYTES_SHOWN = 2000
@@ -77,6 +80,18 @@ class Surroundings:
 
 class ScratchRoot(Protocol):
     def __call__(self, kernel_id: UUID) -> Scratch: ...
+
+
+async def _whole(call: Coroutine[Any, Any, T]) -> T:
+    """Lets a call to the engine end even when its caller is cancelled: a container that appears after its undo would stay."""
+    task = asyncio.ensure_future(call)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()
+        raise
 
 
 class Driver:
@@ -166,16 +181,16 @@ class Driver:
             return
         told = _REPORTED[self.state]
         self.state = step.state
-        if self._effect is not None:
-            self._effect.cancel()
-            self._effect = None
+        before, self._effect = self._effect, None
+        if before is not None:
+            before.cancel()
         try:
             self.remember()
         except BackendError as exc:
             # The disk is full: what is on disk is older, and the next start repairs it from the container's labels.
             log.error("journal-not-written", kernel=self.name, error=str(exc))
         if step.effect is not None:
-            self._effect = self._around.spawn(self._perform(step.effect))
+            self._effect = self._around.spawn(self._perform(step.effect, before))
         if _REPORTED[self.state] is not told or self.state is State.PREPARING:
             self._around.changed()
 
@@ -200,7 +215,10 @@ class Driver:
 
     # -- effects ---------------------------------------------------------------------------------------------------------------
 
-    async def _perform(self, effect: Effect) -> None:
+    async def _perform(self, effect: Effect, before: asyncio.Task[None] | None) -> None:
+        """`before`: the effect that this one replaces; what it had begun must have ended, or its undo would come too early."""
+        if before is not None:
+            await asyncio.wait({before})
         try:
             match effect:
                 case Effect.PREPARE:
@@ -237,9 +255,9 @@ class Driver:
             self._at("socket")
             self.connect()
             self._at("create")
-            self.container_id = await self._around.backend.create(self._spec())
+            self.container_id = await _whole(self._around.backend.create(self._spec()))
             self._at("start")
-            await self._around.backend.start(self.name)
+            await _whole(self._around.backend.start(self.name))
         except ImageNotFound as exc:
             self._fail("image-not-found", exc)
             return
@@ -281,6 +299,7 @@ class Driver:
                 (LABEL_KERNEL, str(self.id)),
                 (LABEL_SESSION, str(self.desired.session_id)),
                 (LABEL_INCARNATION, str(self.desired.incarnation)),
+                (LABEL_UID, str(self.uid)),
             ),
             mounts=(
                 self._around.runner_volume,
@@ -387,8 +406,10 @@ class Driver:
             self.unsure = True  # an engine that does not answer proves nothing about the container
             return
         self.unsure = False
-        if self.state in (State.STOPPING, State.TERMINATED, State.RECREATING):
+        if self.state in (State.PREPARING, State.STOPPING, State.TERMINATED, State.RECREATING):
             return
+        if container is not None and container.labels.get(LABEL_INCARNATION) != str(self.desired.incarnation):
+            return  # it was asked for before a restart, and answered after
         if container is None:
             self._because("container-not-found", "The node no longer has its container.")
             self._gone(container)

@@ -24,6 +24,9 @@ _OPENAT2 = 437
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_BENEATH = 0x02, 0x08
 _libc = ctypes.CDLL(None, use_errno=True)
 LISTED_MAX = 10_000
+ENTRY_BYTES = 512
+"""What an entry of a tar costs beside its content."""
+DEPTH_MAX = 100
 PATH_BYTES_MAX = 4096
 
 
@@ -143,7 +146,7 @@ class HomeFolder:
             return _read_all(handle, path, bytes_max)
 
     def archive(self, path: str, *, bytes_max: int) -> bytes:
-        """An uncompressed tar of a file or a folder, of at most `bytes_max` bytes of content. Links are kept, not followed."""
+        """An uncompressed tar of a file or a folder, of at most `bytes_max` bytes. Links in it are left out, never followed."""
         name = PurePosixPath(relative(path)).name or "work"
         buffer = io.BytesIO()
         with self._opened(path) as (handle, status), tarfile.open(fileobj=buffer, mode="w") as tar:
@@ -152,6 +155,9 @@ class HomeFolder:
                 info = tarfile.TarInfo(entry_name)
                 info.mode, info.mtime = stat.S_IMODE(entry_status.st_mode), entry_status.st_mtime
                 info.uname = info.gname = "work"
+                budget -= ENTRY_BYTES
+                if budget < 0:
+                    raise _too_large(path, bytes_max)
                 if stat.S_ISDIR(entry_status.st_mode):
                     info.type = tarfile.DIRTYPE
                     tar.addfile(info)
@@ -200,11 +206,23 @@ class HomeFolder:
                 os.close(handle)
 
 
-def _walk(handle: int, status: os.stat_result, name: str) -> Iterator[tuple[str, int, os.stat_result]]:
+def _too_large(path: str, bytes_max: int) -> FileNotFound:
+    return FileNotFound(
+        "The file is not found.",
+        hint=f"It is larger than the limit of {bytes_max >> 10} KiB.",
+        path=path[:200],
+    )
+
+
+def _walk(
+    handle: int, status: os.stat_result, name: str, depth: int = 0
+) -> Iterator[tuple[str, int, os.stat_result]]:
     """The entry and, for a folder, everything in it that is a file or a folder."""
     if stat.S_ISREG(status.st_mode):
         yield name, handle, status
     elif stat.S_ISDIR(status.st_mode):
+        if depth >= DEPTH_MAX:
+            raise FileNotFound("The file is not found.", hint=f"Folders lie more than {DEPTH_MAX} deep.")
         yield name, handle, status
         for child in sorted(os.listdir(handle)):
             try:
@@ -214,7 +232,7 @@ def _walk(handle: int, status: os.stat_result, name: str) -> Iterator[tuple[str,
             except OSError:
                 continue
             try:
-                yield from _walk(deeper, os.fstat(deeper), f"{name}/{child}")
+                yield from _walk(deeper, os.fstat(deeper), f"{name}/{child}", depth + 1)
             finally:
                 os.close(deeper)
     else:
@@ -226,11 +244,7 @@ def _read_all(handle: int, path: str, bytes_max: int) -> bytes:
     while chunk := os.read(handle, 1 << 20):
         total += len(chunk)
         if total > bytes_max:
-            raise FileNotFound(
-                "The file is not found.",
-                hint=f"It is larger than the limit of {bytes_max >> 10} KiB.",
-                path=path[:200],
-            )
+            raise _too_large(path, bytes_max)
         chunks.append(chunk)
     return b"".join(chunks)
 

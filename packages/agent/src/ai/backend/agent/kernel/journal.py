@@ -5,6 +5,7 @@ a restarted agent needs. A file that can't be read is set aside and told of; it 
 """
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 from uuid import UUID
@@ -105,7 +106,8 @@ class Journal:
         try:
             handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             try:
-                os.write(handle, content)
+                if os.write(handle, content) != len(content):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             finally:
                 os.close(handle)
             # Not flushed to the disk: what takes the page cache away, a crash of the machine, takes the containers too.

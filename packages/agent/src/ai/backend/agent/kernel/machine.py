@@ -30,6 +30,8 @@ class Event(enum.Enum):
     RUN_WANTED = "run-wanted"
     STOP_WANTED = "stop-wanted"
     RESTART_WANTED = "restart-wanted"
+    UNLISTED = "unlisted"
+    """The manager's newest wishes do not name it."""
     FOUND = "found"
     """A running container of ours was found at the agent's start."""
     PREPARED = "prepared"
@@ -68,9 +70,14 @@ TABLE: Table[State, Event] = Table(
             EXITED=_S.STOPPING,
             STOP_WANTED=_S.STOPPING,
             RESTART_WANTED=_S.RECREATING,
+            UNLISTED=_S.QUARANTINED,
         ),
         _S.RUNNING: _row(
-            EXITED=_S.STOPPING, FAILED=_S.STOPPING, STOP_WANTED=_S.STOPPING, RESTART_WANTED=_S.RECREATING
+            EXITED=_S.STOPPING,
+            FAILED=_S.STOPPING,
+            STOP_WANTED=_S.STOPPING,
+            RESTART_WANTED=_S.RECREATING,
+            UNLISTED=_S.QUARANTINED,
         ),
         _S.RECREATING: _row(CLEARED=_S.PREPARING, FAILED=_S.STOPPING, STOP_WANTED=_S.STOPPING),
         _S.STOPPING: _row(RELEASED=_S.TERMINATED),

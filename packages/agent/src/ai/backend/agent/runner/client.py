@@ -18,6 +18,8 @@ OUTPUT_BYTES_READY = 64 << 10
 """With so much output waiting, an execute answers before its time is up."""
 OUTPUT_BYTES_MAX = 16 << 20
 """With so much output that nobody fetches, the runner is held back."""
+RECORD_BYTES = 64
+"""What each record is counted for beside its text: hostile streams of empty ones must not be free."""
 COMPLETION_TIMEOUT_S = 5.0
 KILLED = 137
 GONE = 130
@@ -37,6 +39,13 @@ class _End:
         self.is_password = is_password
 
 
+def _size(record: "Item | _End") -> int:
+    if isinstance(record, _End):
+        return 0
+    value = record[1]
+    return len(value) if isinstance(value, str) else len(value[0]) + len(value[1])
+
+
 class _Run:
     __slots__ = ("build_log", "bytes", "changed", "finished", "records")
 
@@ -48,13 +57,13 @@ class _Run:
         self.build_log = build_log
 
     def put(self, record: Item | _End) -> None:
+        self.bytes += RECORD_BYTES
         if isinstance(record, _End):
             self.finished = self.finished or record.status == "finished"
             self.records.append(record)
             self.changed.set()
             return
-        _, value = record
-        self.bytes += len(value) if isinstance(value, str) else len(value[1])
+        self.bytes += _size(record)
         self.records.append(record)
         if self.bytes >= OUTPUT_BYTES_READY:
             self.changed.set()
@@ -90,7 +99,7 @@ class _Run:
         return items, None
 
     def _settle(self) -> None:
-        self.bytes = sum(len(r[1]) for r in self.records if not isinstance(r, _End))
+        self.bytes = sum(RECORD_BYTES + _size(record) for record in self.records)
         if not any(isinstance(record, _End) for record in self.records):
             self.changed.clear()
 

@@ -18,6 +18,8 @@ from ai.backend.kernel.protocol import SOCKET_NAME
 RECEIVE_QUEUE = 16
 """Messages that libzmq may hold for us: small, so that a slow reader holds back the runner instead of filling our memory."""
 UNSENT_MAX = 10_000
+MESSAGE_BYTES_MAX = 72 << 20
+"""A rich result is one message of up to 16 M characters; a larger frame would cost the connection."""
 
 
 class RunnerLink(Protocol):
@@ -47,7 +49,7 @@ class ZmqLink:
         self._socket = context.socket(zmq.DEALER)
         self._socket.set(zmq.LINGER, 0)
         self._socket.set(zmq.RCVHWM, RECEIVE_QUEUE)
-        self._socket.set(zmq.MAXMSGSIZE, 4 << 20)
+        self._socket.set(zmq.MAXMSGSIZE, MESSAGE_BYTES_MAX)
         # A socket's path may not be longer than 107 bytes, but folders may: go through the folder's descriptor.
         handle = os.open(folder, os.O_PATH | os.O_DIRECTORY)
         try:
