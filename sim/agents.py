@@ -10,10 +10,10 @@ from ai.backend.agent.container.errors import ContainerError
 from ai.backend.agent.service import Agent
 from ai.backend.common.clock import Clock
 from ai.backend.common.ids import Random as RandomPort
+from ai.backend.testkit.fake_runner import Runners
 
 from .container import MortalBackend
 from .network import AgentEnd
-from .runner import Runners
 from .scenario import make_model_agent
 from .world import AgentProgram, MakeAgent, Node
 

@@ -21,6 +21,14 @@ S = TypeVar("S", bound=enum.Enum)
 E = TypeVar("E", bound=enum.Enum)
 
 
+def row(events: type[E], **targets: S) -> dict[E, S | Drop]:
+    """A table's row by names of events; news that is not named is late or doubled: STALE."""
+    unknown = targets.keys() - {event.name for event in events}
+    if unknown:
+        raise ValueError(f"no such events: {sorted(unknown)}")
+    return {event: targets.get(event.name, STALE) for event in events}
+
+
 class Table(Generic[S, E]):
     """`rows[state][event]` is the next state or a Drop. Raises ValueError at import when it is not total."""
 

@@ -7,7 +7,7 @@ RELEASE is asked for exactly once on the way to TERMINATED, and nothing after it
 import enum
 from typing import NamedTuple
 
-from ai.backend.common.machine import STALE, Drop, Table
+from ai.backend.common.machine import Drop, Table, row
 
 
 class State(enum.Enum):
@@ -53,18 +53,15 @@ class Effect(enum.Enum):
 _S, _E = State, Event
 
 
-def _row(**targets: State) -> dict[Event, State | Drop]:
-    return {event: targets.get(event.name, STALE) for event in Event}
-
-
 TABLE: Table[State, Event] = Table(
     "kernel",
     {
-        _S.NEW: _row(RUN_WANTED=_S.PREPARING, STOP_WANTED=_S.STOPPING, FOUND=_S.QUARANTINED),
-        _S.PREPARING: _row(
-            PREPARED=_S.STARTING, FAILED=_S.STOPPING, EXITED=_S.STOPPING, STOP_WANTED=_S.STOPPING
+        _S.NEW: row(Event, RUN_WANTED=_S.PREPARING, STOP_WANTED=_S.STOPPING, FOUND=_S.QUARANTINED),
+        _S.PREPARING: row(
+            Event, PREPARED=_S.STARTING, FAILED=_S.STOPPING, EXITED=_S.STOPPING, STOP_WANTED=_S.STOPPING
         ),
-        _S.STARTING: _row(
+        _S.STARTING: row(
+            Event,
             READY=_S.RUNNING,
             FAILED=_S.STOPPING,
             EXITED=_S.STOPPING,
@@ -72,18 +69,23 @@ TABLE: Table[State, Event] = Table(
             RESTART_WANTED=_S.RECREATING,
             UNLISTED=_S.QUARANTINED,
         ),
-        _S.RUNNING: _row(
+        _S.RUNNING: row(
+            Event,
             EXITED=_S.STOPPING,
             FAILED=_S.STOPPING,
             STOP_WANTED=_S.STOPPING,
             RESTART_WANTED=_S.RECREATING,
             UNLISTED=_S.QUARANTINED,
         ),
-        _S.RECREATING: _row(CLEARED=_S.PREPARING, FAILED=_S.STOPPING, STOP_WANTED=_S.STOPPING),
-        _S.STOPPING: _row(RELEASED=_S.TERMINATED),
-        _S.TERMINATED: _row(),
-        _S.QUARANTINED: _row(
-            RUN_WANTED=_S.STARTING, RESTART_WANTED=_S.RECREATING, STOP_WANTED=_S.STOPPING, EXITED=_S.STOPPING
+        _S.RECREATING: row(Event, CLEARED=_S.PREPARING, FAILED=_S.STOPPING, STOP_WANTED=_S.STOPPING),
+        _S.STOPPING: row(Event, RELEASED=_S.TERMINATED),
+        _S.TERMINATED: row(Event),
+        _S.QUARANTINED: row(
+            Event,
+            RUN_WANTED=_S.STARTING,
+            RESTART_WANTED=_S.RECREATING,
+            STOP_WANTED=_S.STOPPING,
+            EXITED=_S.STOPPING,
         ),
     },
     states=State,

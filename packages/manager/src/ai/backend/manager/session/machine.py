@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from ai.backend.common.ids import KernelId
-from ai.backend.common.machine import STALE, Drop, Table
+from ai.backend.common.machine import STALE, Drop, Table, row
 from ai.backend.common.wire.rpc import KernelReport, KernelState
 
 from ..config import ManagerConfig
@@ -34,38 +34,43 @@ _S = SessionStatus
 _E = Event
 
 
-def _row(**targets: SessionStatus) -> dict[Event, SessionStatus | Drop]:
-    """A row of the table: what is not named is late or doubled news."""
-    return {event: targets.get(event.name, STALE) for event in Event}
-
-
 TABLE: Table[SessionStatus, Event] = Table(
     "session",
     {
-        _S.PENDING: _row(PLACED=_S.SCHEDULED, STOP_REQUESTED=_S.CANCELLED, EXPIRED=_S.CANCELLED),
-        _S.SCHEDULED: _row(
+        _S.PENDING: row(Event, PLACED=_S.SCHEDULED, STOP_REQUESTED=_S.CANCELLED, EXPIRED=_S.CANCELLED),
+        _S.SCHEDULED: row(
+            Event,
             PREPARING=_S.PREPARING,
             STARTED=_S.RUNNING,
             STOP_REQUESTED=_S.TERMINATING,
             ENDED=_S.CANCELLED,
             EXPIRED=_S.TERMINATING,
         ),
-        _S.PREPARING: _row(
-            STARTED=_S.RUNNING, STOP_REQUESTED=_S.TERMINATING, ENDED=_S.CANCELLED, EXPIRED=_S.TERMINATING
+        _S.PREPARING: row(
+            Event,
+            STARTED=_S.RUNNING,
+            STOP_REQUESTED=_S.TERMINATING,
+            ENDED=_S.CANCELLED,
+            EXPIRED=_S.TERMINATING,
         ),
-        _S.RUNNING: _row(
+        _S.RUNNING: row(
+            Event,
             RESTART_REQUESTED=_S.RESTARTING,
             STOP_REQUESTED=_S.TERMINATING,
             ENDED=_S.TERMINATED,
             EXPIRED=_S.TERMINATING,
         ),
-        _S.RESTARTING: _row(
-            STARTED=_S.RUNNING, STOP_REQUESTED=_S.TERMINATING, ENDED=_S.TERMINATED, EXPIRED=_S.TERMINATING
+        _S.RESTARTING: row(
+            Event,
+            STARTED=_S.RUNNING,
+            STOP_REQUESTED=_S.TERMINATING,
+            ENDED=_S.TERMINATED,
+            EXPIRED=_S.TERMINATING,
         ),
-        _S.TERMINATING: _row(ENDED=_S.TERMINATED, EXPIRED=_S.ERROR),
-        _S.ERROR: _row(ENDED=_S.TERMINATED, EXPIRED=_S.TERMINATED),
-        _S.TERMINATED: _row(),
-        _S.CANCELLED: _row(),
+        _S.TERMINATING: row(Event, ENDED=_S.TERMINATED, EXPIRED=_S.ERROR),
+        _S.ERROR: row(Event, ENDED=_S.TERMINATED, EXPIRED=_S.TERMINATED),
+        _S.TERMINATED: row(Event),
+        _S.CANCELLED: row(Event),
     },
     states=SessionStatus,
     events=Event,

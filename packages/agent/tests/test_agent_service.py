@@ -1,0 +1,298 @@
+"""The agent whole, on the fake backend with fake runners: what it makes, undoes, adopts, refuses and leaves alone."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from ai.backend.agent.config import AgentConfig
+from ai.backend.agent.container.errors import BackendUnavailable, ContainerFailed, ImageNotFound, NoSpace
+from ai.backend.agent.container.model import ExitCause, ExitInfo
+from ai.backend.agent.service import Agent, NoSuchKernel
+from ai.backend.common.bus import InProcessBus
+from ai.backend.common.clock import SystemClock
+from ai.backend.common.errors import AgentUnreachable
+from ai.backend.common.wire import rpc
+from ai.backend.common.wire.rpc import AgentReport, DesiredKernel, KernelReport, KernelState, Sync
+from ai.backend.testkit.fake_container import FakeBackend, FakeWorld
+from ai.backend.testkit.fake_runner import Runners
+
+K1, K2 = UUID(int=1), UUID(int=2)
+
+
+def wish(kernel_id: UUID = K1, *, target: str = "run", incarnation: int = 1, **more: Any) -> DesiredKernel:
+    return DesiredKernel(
+        kernel_id=kernel_id,
+        session_id=UUID(int=100),
+        target=target,  # type: ignore[arg-type]
+        incarnation=incarnation,
+        image="local/python:3.11",
+        slots={"cpu": 1000, "mem": 256 << 20},
+        **more,
+    )
+
+
+@dataclass
+class Node:
+    """What outlives an agent: containers, runners, disk, and the manager's ear."""
+
+    folder: Path
+    world: FakeWorld = field(default_factory=lambda: FakeWorld(random.Random(1), latency_s=(0, 0)))
+    bus: InProcessBus = field(default_factory=InProcessBus)
+    reports: list[AgentReport] = field(default_factory=list)
+    generation: int = 0
+
+    def __post_init__(self) -> None:
+        self.runners = Runners(self.world, random.Random(2))
+        self.heard = asyncio.Event()
+
+        async def hear(report: AgentReport) -> None:
+            self.reports.append(report)
+            self.heard.set()
+
+        self.bus.on_report(hear)
+
+    @asynccontextmanager
+    async def agent(self, **config: Any) -> AsyncIterator[Agent]:
+        agent = Agent(
+            config=AgentConfig(
+                heartbeat_s=0.2, start_timeout_s=10, stop_grace_s=0.1, scratch_free_min="0", **config
+            ),
+            clock=SystemClock(),
+            rng=random.Random(3),
+            bus=self.bus,
+            backend=FakeBackend(self.world),
+            agent_id="a1",
+            state_dir=self.folder / "state",
+            scratch_dir=self.folder / "scratch",
+            runner_volume=self.folder,
+            link=lambda kernel_id, _scratch, _uid, on_message: self.runners.link(kernel_id, on_message),
+            architecture="x86_64",
+            own_uid=None,
+            capacity={"cpu": 8000, "mem": 8 << 30},
+        )
+        await agent.backend.open()
+        task = asyncio.create_task(agent.run(ready=asyncio.Event()))
+        await asyncio.sleep(0)
+        self.reports.clear()
+        try:
+            yield agent
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def sync(self, *kernels: DesiredKernel, generation: int | None = None) -> rpc.SyncReply:
+        self.generation = self.generation + 1 if generation is None else generation
+        while True:
+            try:
+                message = Sync(generation=self.generation, kernels=list(kernels))
+                return await self.bus.call("a1", message, rpc.SyncReply, timeout_s=5)
+            except AgentUnreachable:
+                await asyncio.sleep(0.01)
+
+    async def until(self, holds: Callable[[dict[UUID, KernelReport]], bool]) -> dict[UUID, KernelReport]:
+        """The kernels of the first report in which `holds`."""
+        async with asyncio.timeout(20):
+            while True:
+                if self.reports:
+                    kernels = {k.kernel_id: k for k in self.reports[-1].kernels}
+                    if holds(kernels):
+                        return kernels
+                self.heard.clear()
+                await self.heard.wait()
+
+    async def state(self, state: KernelState, kernel_id: UUID = K1) -> KernelReport:
+        found = await self.until(lambda kernels: kernel_id in kernels and kernels[kernel_id].state is state)
+        return found[kernel_id]
+
+    def nothing_left(self) -> bool:
+        return not self.world.containers and not list((self.folder / "scratch").iterdir())
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    return Node(tmp_path)
+
+
+async def test_a_kernel_is_made_used_and_ended(node: Node) -> None:
+    async with node.agent():
+        await node.sync(wish())
+        await node.state(KernelState.RUNNING)
+        execute = rpc.Execute(kernel_id=K1, run_id="r", mode="query", code="x")
+        reply = await node.bus.call("a1", execute, rpc.ExecuteReply, timeout_s=5)
+        assert (reply.status, reply.console) == ("finished", [("stdout", "done\n")])
+        node.world.write_log(str(K1), b"said")
+        await node.sync(wish(target="stop", stop_reason="user-requested"))
+        ended = await node.state(KernelState.TERMINATED)
+        assert ended.reason == "user-requested" and node.nothing_left()
+        logs = await node.bus.call("a1", rpc.GetLogs(kernel_id=K1), rpc.GetLogsReply, timeout_s=5)
+        assert "said" in logs.text
+        await node.sync()
+        await node.until(lambda kernels: not kernels)
+        with pytest.raises(NoSuchKernel):
+            await node.bus.call("a1", execute, rpc.ExecuteReply, timeout_s=5)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "reason"),
+    [
+        ("create", ImageNotFound("no image"), "image-not-found"),
+        ("create", NoSpace("full"), "failed-to-create"),
+        ("create", ContainerFailed("refused"), "failed-to-create"),
+        ("create", BackendUnavailable("silent"), "failed-to-create"),
+        ("start", ContainerFailed("no such program"), "failed-to-create"),
+    ],
+)
+async def test_whatever_step_fails_everything_is_undone_and_the_reason_told(
+    node: Node, call: str, error: Any, reason: str
+) -> None:
+    async with node.agent():
+        node.world.fail_next(call, error)
+        await node.sync(wish())
+        ended = await node.state(KernelState.TERMINATED)
+        assert ended.reason == reason and error.message in ended.message and node.nothing_left()
+
+
+@pytest.mark.parametrize("call", ["stop", "remove", "inspect", "logs"])
+async def test_cleaning_up_goes_on_until_it_is_done(
+    node: Node, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ai.backend.agent.kernel.driver.RETRY_S", 0.01)
+    async with node.agent():
+        await node.sync(wish())
+        await node.state(KernelState.RUNNING)
+        for _ in range(3):
+            node.world.fail_next(call, BackendUnavailable("silent"))
+        await node.sync(wish(target="stop", stop_reason="user-requested"))
+        await node.state(KernelState.TERMINATED)
+        assert node.nothing_left()
+
+
+async def test_a_wish_to_stop_while_it_is_being_made_leaves_nothing(node: Node) -> None:
+    node.world.latency_s = (0.02, 0.05)
+    async with node.agent():
+        for number in range(8):
+            await node.sync(wish())
+            await asyncio.sleep(number * 0.02)
+            await node.sync(wish(target="stop", stop_reason="user-requested"))
+            await node.state(KernelState.TERMINATED)
+            assert node.nothing_left()
+            await node.sync()
+            await node.until(lambda kernels: not kernels)
+
+
+async def test_older_generations_are_refused_and_equal_ones_do_no_harm(node: Node) -> None:
+    async with node.agent():
+        assert (await node.sync(wish(), generation=5)).accepted
+        await node.state(KernelState.RUNNING)
+        assert (await node.sync(wish(), generation=5)).accepted
+        refused = await node.sync(generation=4)
+        assert (refused.accepted, refused.generation) == (False, 5)
+        await node.state(KernelState.RUNNING)
+    async with node.agent():
+        assert not (await node.sync(generation=4)).accepted
+
+
+async def test_an_unlisted_kernel_is_shown_and_left_alone_then_taken_back(node: Node) -> None:
+    async with node.agent():
+        await node.sync(wish())
+        await node.state(KernelState.RUNNING)
+        await node.sync()
+        await node.state(KernelState.UNKNOWN)
+        assert list(node.world.containers) == [str(K1)]
+        await node.sync(wish())
+        await node.state(KernelState.RUNNING)
+
+
+async def test_a_restarted_agent_adopts_what_runs_and_tells_what_ended(node: Node) -> None:
+    async with node.agent():
+        await node.sync(wish(K1), wish(K2))
+        await node.until(
+            lambda kernels: {k.state for k in kernels.values()} == {KernelState.RUNNING} and len(kernels) == 2
+        )
+    assert len(node.world.containers) == 2
+    node.world.exit(str(K2), ExitInfo(cause=ExitCause.EXITED, exit_code=3))
+    async with node.agent():
+        await node.state(KernelState.RUNNING, K1)
+        ended = await node.state(KernelState.TERMINATED, K2)
+        assert ended.exit_code == 3 and ended.reason
+        assert list(node.world.containers) == [str(K1)]
+
+
+async def test_a_container_without_a_journal_is_unknown_until_it_is_listed(node: Node) -> None:
+    async with node.agent():
+        await node.sync(wish())
+        await node.state(KernelState.RUNNING)
+    uid = dict(node.world.containers[str(K1)].spec.labels)["ai.backend.uid"]
+    for path in (node.folder / "state" / "kernels").iterdir():
+        path.unlink()
+    async with node.agent() as agent:
+        await node.state(KernelState.UNKNOWN)
+        assert str(agent._kernels[K1].uid) == uid
+        await node.sync(wish(target="stop", stop_reason="already-terminated"))
+        await node.state(KernelState.TERMINATED)
+        assert node.nothing_left()
+
+
+async def test_a_restart_keeps_the_home_and_makes_a_new_container(node: Node) -> None:
+    async with node.agent():
+        await node.sync(wish())
+        await node.state(KernelState.RUNNING)
+        kept = node.folder / "scratch" / str(K1) / "work" / "kept"
+        kept.write_text("x")
+        await node.sync(wish(incarnation=2))
+        await node.until(
+            lambda kernels: kernels[K1].state is KernelState.RUNNING and kernels[K1].incarnation == 2
+        )
+        assert kept.exists() and len(node.world.containers) == 1
+
+
+@pytest.mark.parametrize("main", [True, False])
+async def test_out_of_memory_is_told_with_the_limit(node: Node, main: bool) -> None:
+    async with node.agent():
+        await node.sync(wish())
+        await node.state(KernelState.RUNNING)
+        if main:
+            node.world.oom(str(K1))
+        else:
+            node.world.oom(str(K1), main=False)
+            node.world.exit(str(K1), ExitInfo(cause=ExitCause.KILLED, exit_code=137))
+        ended = await node.state(KernelState.TERMINATED)
+        assert ended.reason == "out-of-memory" and "256 MiB" in ended.message and node.nothing_left()
+
+
+async def test_a_silent_engine_ends_nothing(node: Node) -> None:
+    async with node.agent():
+        await node.sync(wish())
+        await node.state(KernelState.RUNNING)
+        node.world.available = False
+        node.world.tell(str(K1))
+        async with asyncio.timeout(10):
+            while node.reports[-1].healthy:
+                node.heard.clear()
+                await node.heard.wait()
+        assert node.reports[-1].kernels[0].state is KernelState.RUNNING and node.reports[-1].problem
+        node.world.available = True
+        async with asyncio.timeout(10):
+            while not node.reports[-1].healthy:
+                node.heard.clear()
+                await node.heard.wait()
+        await node.state(KernelState.RUNNING)
+
+
+async def test_every_kernel_has_a_user_of_its_own(node: Node) -> None:
+    async with node.agent():
+        await node.sync(wish(K1), wish(K2))
+        await node.until(
+            lambda kernels: (
+                len(kernels) == 2 and all(k.state is KernelState.RUNNING for k in kernels.values())
+            )
+        )
+        uids = {container.spec.uid for container in node.world.containers.values()}
+        assert len(uids) == 2 and min(uids) >= 200_000
