@@ -47,7 +47,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[object]], *, empty:
 
 
 def _plain(text: str) -> str:
-    return "".join(c for c in text)
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def print_fields(fields: Sequence[tuple[str, object]]) -> None:
