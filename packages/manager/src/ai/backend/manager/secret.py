@@ -1,9 +1,14 @@
 """Secret keys at rest: sealed with AES-256-GCM under a key that is not in the database.
 
-Request signatures need the secret key itself, so a hash will not do. The sealed form starts with a version byte; the access key is bound
-in as associated data, so that a sealed key cannot be moved to another row.
+Request signatures need the secret key itself, so a hash will not do. The sealed form is a version byte, four bytes that tell which key
+sealed it, a nonce and the ciphertext; the access key is bound in as associated data, so that a sealed key cannot be moved to another row.
+
+The key file holds one key of 32 bytes or several, newest first: the first one seals, each one opens what it has sealed. A key is replaced
+by putting 32 new random bytes in front.
 """
 
+import contextlib
+import hashlib
 import os
 from pathlib import Path
 from typing import Protocol
@@ -15,40 +20,49 @@ from ai.backend.common.errors import BackendError, ConfigError
 from ai.backend.common.ids import Random
 
 VERSION = b"\x01"
+KEY_ID_BYTES = 4
 NONCE_BYTES = 12
 KEY_BYTES = 32
+KEYS_MAX = 16
+_HEAD_BYTES = len(VERSION) + KEY_ID_BYTES
 
 
 class SecretUnreadable(BackendError):
-    """A sealed value does not open with this installation's key."""
+    """A sealed value does not open with this installation's keys."""
 
     code = "secret.unreadable"
 
 
 class Secrets(Protocol):
-    def seal(self, plain: str, *, context: str) -> bytes: ...
+    def seal(self, plain: str, *, context: str) -> bytes:
+        """What may be stored. It opens only with the same `context`, which is not secret: whose secret it is."""
 
     def unseal(self, sealed: bytes, *, context: str) -> str:
         """Raises SecretUnreadable."""
 
 
 class FileSecrets:
-    """The key is a file of 32 random bytes, made on first use with mode 0600."""
+    """Keys from a file, which is made on first use with mode 0600. Raises ConfigError when it is no key file, or open to everybody."""
 
     def __init__(self, path: Path, rng: Random) -> None:
         self._rng = rng
-        self._key = AESGCM(_key_of(path, rng))
+        self._keys: dict[bytes, AESGCM] = {}
+        for key in _keys_of(path, rng):
+            self._keys.setdefault(VERSION + hashlib.sha256(key).digest()[:KEY_ID_BYTES], AESGCM(key))
+        self._newest = next(iter(self._keys))
 
     def seal(self, plain: str, *, context: str) -> bytes:
         nonce = self._rng.getrandbits(NONCE_BYTES * 8).to_bytes(NONCE_BYTES, "big")
-        return VERSION + nonce + self._key.encrypt(nonce, plain.encode(), context.encode())
+        body = self._keys[self._newest].encrypt(nonce, plain.encode(), context.encode())
+        return self._newest + nonce + body
 
     def unseal(self, sealed: bytes, *, context: str) -> str:
-        nonce, body = sealed[1 : 1 + NONCE_BYTES], sealed[1 + NONCE_BYTES :]
+        key = self._keys.get(sealed[:_HEAD_BYTES])
+        nonce, body = sealed[_HEAD_BYTES : _HEAD_BYTES + NONCE_BYTES], sealed[_HEAD_BYTES + NONCE_BYTES :]
         try:
-            if sealed[:1] != VERSION:
+            if key is None or not body:
                 raise InvalidTag
-            return self._key.decrypt(nonce, body, context.encode()).decode()
+            return key.decrypt(nonce, body, context.encode()).decode()
         except InvalidTag as exc:
             raise SecretUnreadable(
                 "a stored secret does not open with this key",
@@ -56,17 +70,35 @@ class FileSecrets:
             ) from exc
 
 
-def _key_of(path: Path, rng: Random) -> bytes:
+def _keys_of(path: Path, rng: Random) -> list[bytes]:
+    if not path.exists():
+        _make(path, rng)
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        key = path.read_bytes()
-        if len(key) != KEY_BYTES:
-            raise ConfigError(f"{path} is no key file: it must hold {KEY_BYTES} bytes") from None
-        return key
-    with os.fdopen(handle, "wb") as file:
-        key = rng.getrandbits(KEY_BYTES * 8).to_bytes(KEY_BYTES, "big")
-        file.write(key)
-        file.flush()
-        os.fsync(file.fileno())
-    return key
+        if path.stat().st_mode & 0o007:
+            raise ConfigError(f"everybody may use {path}", hint=f"chmod 600 {path}")
+        content = path.read_bytes()
+    except OSError as exc:
+        raise ConfigError(f"{path}: {exc.strerror}") from exc
+    if not content or len(content) % KEY_BYTES or len(content) > KEYS_MAX * KEY_BYTES:
+        raise ConfigError(f"{path} is no key file: it must hold {KEY_BYTES} bytes for each key")
+    return [content[start : start + KEY_BYTES] for start in range(0, len(content), KEY_BYTES)]
+
+
+def _make(path: Path, rng: Random) -> None:
+    """Written aside and linked into place: a crash leaves no half file, and of two that race one wins."""
+    aside = path.with_name(f".{path.name}.{rng.getrandbits(64):016x}")
+    try:
+        handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(rng.getrandbits(KEY_BYTES * 8).to_bytes(KEY_BYTES, "big"))
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            path.hardlink_to(aside)
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+    except OSError as exc:
+        raise ConfigError(f"{path}: {exc.strerror}", hint="The folder must be writable.") from exc
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,4 +1,7 @@
-"""A database without threads, for the simulator: SQLite in memory, run inline, so that nothing depends on the machine's scheduling."""
+"""A database without threads, for the simulator: SQLite in memory, run inline, so that nothing depends on the machine's scheduling.
+
+It yields to the event loop before and after each unit of work, as a real one does.
+"""
 
 import asyncio
 from typing import TypeVar
@@ -6,49 +9,47 @@ from typing import TypeVar
 import sqlalchemy as sa
 
 from ai.backend.manager.db.database import Operation
-from ai.backend.manager.db.sqlite import perform, sqlite_engine
+from ai.backend.manager.db.sqlite import alter, connect, driver_of, read, sqlite_engine, write
 
 T = TypeVar("T")
 
 
 class InlineDatabase:
-    """`commits` counts; `on_commit` lets the simulator crash a manager right after a write reached the disk."""
+    """Closing keeps what is in memory: the next `open` finds it, as after a restart."""
 
     def __init__(self) -> None:
         self._engine = sqlite_engine("sqlite://", poolclass=sa.pool.StaticPool)
-        self._connection: sa.Connection | None = None
-        self.commits = 0
+        self._kept: sa.Connection | None = None
 
     async def open(self) -> None:
-        if self._connection is None:
-            self._connection = self._engine.connect()
+        if self._kept is None:
+            self._kept = connect(self._engine)
 
     async def close(self) -> None:
-        """Keeps what is in memory: the next `open` finds it, as after a restart."""
+        """Nothing to release: see the class."""
 
     async def run(self, op: Operation[T]) -> T:
         await asyncio.sleep(0)
-        result = self._perform(op, "BEGIN IMMEDIATE")
-        self.commits += 1
+        result = write(self._connection, op)
         await asyncio.sleep(0)
         return result
 
     async def read(self, op: Operation[T]) -> T:
         await asyncio.sleep(0)
-        result = self._perform(op, "BEGIN")
+        # One connection for both, since the memory is the connection's.
+        driver = driver_of(self._connection)
+        driver.execute("PRAGMA query_only=ON")
+        try:
+            result = read(self._connection, op)
+        finally:
+            driver.execute("PRAGMA query_only=OFF")
         await asyncio.sleep(0)
         return result
 
     async def alter(self, op: Operation[T]) -> T:
-        assert self._connection is not None, "the database is not open"
-        driver = self._connection.connection.driver_connection
-        assert driver is not None, "an open connection has its driver's"
-        driver.execute("PRAGMA foreign_keys=OFF")
-        try:
-            return self._perform(op, "BEGIN IMMEDIATE")
-        finally:
-            driver.execute("PRAGMA foreign_keys=ON")
+        return alter(self._connection, op)
 
-    def _perform(self, op: Operation[T], begin: str) -> T:
-        assert self._connection is not None, "the database is not open"
-        return perform(self._connection, op, begin)
+    @property
+    def _connection(self) -> sa.Connection:
+        assert self._kept is not None, "the database is not open"
+        return self._kept

@@ -1,12 +1,18 @@
-"""Brings a database to the newest schema, from any older one. Alembic, run from code on the database's own connection."""
+"""Brings a database to the newest schema, from any older one. Alembic, run from code on the database's own connection.
 
+A migration is one transaction, on both engines: it is there whole or not at all. Processes that start together migrate one after another
+(`Database.alter`), and the later ones find nothing to do.
+"""
+
+from collections.abc import Callable
 from pathlib import Path
 
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 
-from .database import Database
+from .database import Database, SchemaUnknown
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "migrations"
 
@@ -14,19 +20,32 @@ SCRIPTS = Path(__file__).resolve().parent.parent / "migrations"
 def configuration(connection: sa.Connection | None = None) -> Config:
     """Alembic's configuration, with the connection that env.py shall use."""
     config = Config()
-    config.set_main_option("script_location", str(SCRIPTS))
+    config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
     config.attributes["connection"] = connection
     return config
 
 
 async def migrate(database: Database, revision: str = "head") -> None:
-    """Upgrades (or, to an older `revision`, downgrades) in one transaction."""
+    """Upgrades to `revision`; does nothing when the database is there already.
 
+    Raises SchemaUnknown for a database that a newer version of this program has migrated.
+    """
+    await database.alter(_with_alembic(command.upgrade, revision))
+
+
+async def downgrade(database: Database, revision: str) -> None:
+    """Goes back to an older `revision` ("base" for none), and drops what came after it."""
+    await database.alter(_with_alembic(command.downgrade, revision))
+
+
+def _with_alembic(step: Callable[[Config, str], None], revision: str) -> Callable[[sa.Connection], None]:
     def op(connection: sa.Connection) -> None:
-        config = configuration(connection)
-        if revision == "base" or revision.startswith("-"):
-            command.downgrade(config, revision)
-        else:
-            command.upgrade(config, revision)
+        try:
+            step(configuration(connection), revision)
+        except CommandError as exc:
+            raise SchemaUnknown(
+                "this version does not know the state of the database's tables",
+                hint="Use the version that ran last, or restore the copy made before the upgrade.",
+            ) from exc
 
-    await database.alter(op)
+    return op

@@ -9,106 +9,183 @@ then write lose updates without any error, and `busy_timeout` does not help an u
 
 import asyncio
 import sqlite3
-import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import sqlalchemy as sa
 
-from .database import DatabaseFull, DatabaseUnavailable, Operation, UniqueViolation
+from .database import DatabaseBusy, DatabaseFull, DatabaseUnavailable, Operation, UniqueViolation
+from .schema import metadata
 
 T = TypeVar("T")
 
-PRAGMAS = ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=5000", "foreign_keys=ON")
+PRAGMAS = ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON")
+LOCK_TIMEOUT_S = 5.0
+_UNIQUE = (
+    sqlite3.SQLITE_CONSTRAINT_UNIQUE,
+    sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
+    sqlite3.SQLITE_CONSTRAINT_ROWID,
+)
+_GONE = (
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_READONLY,
+)
 
 
-def sqlite_engine(url: str, **options: Any) -> sa.Engine:
-    """An engine that begins its transactions itself; `execution_options(begin="BEGIN IMMEDIATE")` says how."""
-    engine = sa.create_engine(url, **options)
+def sqlite_engine(url: str, *, lock_timeout_s: float = LOCK_TIMEOUT_S, **options: Any) -> sa.Engine:
+    """An engine that begins no transaction by itself: use its connections through `write`, `read` and `alter`."""
+    engine = sa.create_engine(url, hide_parameters=True, **options)
 
     @sa.event.listens_for(engine, "connect")
-    def _on_connect(connection: Any, _record: Any) -> None:
+    def _on_connect(connection: sqlite3.Connection, _record: Any) -> None:
         connection.isolation_level = None
-        for pragma in PRAGMAS:
+        for pragma in (f"busy_timeout={round(lock_timeout_s * 1000)}", *PRAGMAS):
             connection.execute(f"PRAGMA {pragma}")
-
-    @sa.event.listens_for(engine, "begin")
-    def _on_begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
 
     return engine
 
 
-def perform(connection: sa.Connection, op: Operation[T], begin: str) -> T:
-    """Runs `op` in one transaction of this connection and maps the driver's errors, once."""
+def connect(engine: sa.Engine) -> sa.Connection:
+    """Raises DatabaseUnavailable."""
     try:
-        with connection.execution_options(begin=begin).begin():
+        return engine.connect()
+    except (sa.exc.DBAPIError, sqlite3.Error) as exc:
+        raise _mapped(exc) from exc
+
+
+def driver_of(connection: sa.Connection) -> sqlite3.Connection:
+    return cast("sqlite3.Connection", connection.connection.driver_connection)
+
+
+def write(connection: sa.Connection, op: Operation[T]) -> T:
+    return _perform(connection, op, "BEGIN IMMEDIATE")
+
+
+def read(connection: sa.Connection, op: Operation[T]) -> T:
+    """The connection should have `PRAGMA query_only` on."""
+    return _perform(connection, op, "BEGIN")
+
+
+def alter(connection: sa.Connection, op: Operation[T]) -> T:
+    """Copying a table that others refer to needs foreign keys off, and they cannot be switched inside a transaction."""
+
+    def checked(connection: sa.Connection) -> T:
+        result = op(connection)
+        broken = driver_of(connection).execute("PRAGMA foreign_key_check").fetchone()
+        if broken is not None:
+            raise AssertionError(f"a row of {broken[0]} refers to no row of {broken[2]}")
+        return result
+
+    driver_of(connection).execute("PRAGMA foreign_keys=OFF")
+    try:
+        return write(connection, checked)
+    finally:
+        driver_of(connection).execute("PRAGMA foreign_keys=ON")
+
+
+def _perform(connection: sa.Connection, op: Operation[T], begin: str) -> T:
+    try:
+        with connection.begin():
+            driver_of(connection).execute(begin)
             return op(connection)
-    except sa.exc.IntegrityError as exc:
-        if "UNIQUE" in str(exc.orig):
-            raise UniqueViolation(str(exc.orig)) from exc
-        raise
-    except sa.exc.OperationalError as exc:
-        if (
-            isinstance(exc.orig, sqlite3.OperationalError)
-            and exc.orig.sqlite_errorcode == sqlite3.SQLITE_FULL
-        ):
-            raise DatabaseFull(
-                "the disk of the database is full", hint="Free some space; nothing was lost."
-            ) from exc
-        raise DatabaseUnavailable(f"SQLite: {exc.orig}") from exc
+    except (sa.exc.DBAPIError, sqlite3.Error) as exc:
+        mapped = _mapped(exc)
+        if mapped is exc:
+            raise
+        raise mapped from exc
+
+
+def _mapped(exc: sa.exc.DBAPIError | sqlite3.Error) -> Exception:
+    """Our error for a driver's; the error itself when it tells of a mistake in the unit of work."""
+    own = exc.orig if isinstance(exc, sa.exc.DBAPIError) else exc
+    extended: int = getattr(own, "sqlite_errorcode", 0)
+    if extended in _UNIQUE:
+        return UniqueViolation(constraint_of(str(own)))
+    code = extended & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return DatabaseFull("the disk of the database is full", hint="Free some space; nothing was lost.")
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return DatabaseBusy("another program holds the database's lock", hint="End it, or wait for it.")
+    # A write that `read` refuses has the code of a read-only file, but only for the latter does BEGIN itself fail.
+    if code in _GONE and (code != sqlite3.SQLITE_READONLY or own is exc):
+        return DatabaseUnavailable(f"SQLite: {own}", hint="Check the file, its folder and its disk.")
+    return exc
+
+
+def constraint_of(message: str) -> str:
+    """The schema's name of the key in SQLite's "UNIQUE constraint failed: t.a, t.b", which names the columns only."""
+    failed = message.partition("failed: ")[2]
+    if failed.startswith("index '"):
+        return failed.removeprefix("index '").removesuffix("'")
+    table_name = failed.partition(".")[0]
+    columns = [column.strip().partition(".")[2] for column in failed.split(",")]
+    for name, key in _keys(table_name):
+        if key == columns:
+            return name
+    return f"uq_{table_name}_{'_'.join(columns)}"
+
+
+def _keys(table_name: str) -> Iterator[tuple[str, list[str]]]:
+    table = metadata.tables.get(table_name)
+    if table is None:
+        return
+    for constraint in table.constraints:
+        if isinstance(constraint, sa.UniqueConstraint | sa.PrimaryKeyConstraint):
+            yield str(constraint.name), [column.name for column in constraint.columns]
+    for index in table.indexes:
+        if index.unique:
+            yield str(index.name), [column.name for column in index.columns]
 
 
 class SqliteDatabase:
     """One file. `path` is made when missing, readable by its owner alone."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> None:
         self._path = path
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="db-writer")
-        self._engine: sa.Engine | None = None
-        self._mine = threading.local()
+        self._lock_timeout_s = lock_timeout_s
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="db-writer")
+        self._writer: sa.Connection | None = None
+        self._reader: sa.Connection | None = None
 
     async def open(self) -> None:
         try:
             self._path.touch(mode=0o600)
         except OSError as exc:
             raise DatabaseUnavailable(f"{self._path}: {exc.strerror}") from exc
-        self._engine = sqlite_engine(f"sqlite:///{self._path}", poolclass=sa.pool.NullPool)
-        await self.read(lambda conn: conn.exec_driver_sql("SELECT 1").scalar())
+        engine = sqlite_engine(
+            f"sqlite:///{self._path}", lock_timeout_s=self._lock_timeout_s, poolclass=sa.pool.NullPool
+        )
+        self._writer = await asyncio.get_running_loop().run_in_executor(self._thread, connect, engine)
+        self._reader = connect(engine)
+        driver_of(self._reader).execute("PRAGMA query_only=ON")
 
     async def close(self) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._writer, lambda: self._connection().close())
-        self._writer.shutdown(wait=True)
-        self._connection().close()
-        if self._engine is not None:
-            self._engine.dispose()
-
-    def _connection(self) -> sa.Connection:
-        """This thread's own connection, kept open."""
-        assert self._engine is not None, "the database is not open"
-        if not hasattr(self._mine, "connection"):
-            self._mine.connection = self._engine.connect()
-        connection: sa.Connection = self._mine.connection
-        return connection
+        reader, writer = self._reader, self._writer
+        self._reader = self._writer = None
+        if reader is not None:
+            reader.close()
+        if writer is not None:
+            # The last connection to close takes the write-ahead log into the file.
+            await asyncio.get_running_loop().run_in_executor(self._thread, writer.close)
+        self._thread.shutdown()
 
     async def run(self, op: Operation[T]) -> T:
-        # Once begun in its thread, a unit of work ends there, whole, also when whoever waits for it is cancelled.
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._writer, lambda: perform(self._connection(), op, "BEGIN IMMEDIATE")
-        )
+        return await self._in_thread(write, op)
 
     async def read(self, op: Operation[T]) -> T:
-        return perform(self._connection(), op, "BEGIN")
+        assert self._reader is not None, "the database is not open"
+        return read(self._reader, op)
 
     async def alter(self, op: Operation[T]) -> T:
-        def resting() -> T:
-            connection = self._connection()
-            connection.connection.driver_connection.execute("PRAGMA foreign_keys=OFF")  # type: ignore[union-attr]
-            try:
-                return perform(connection, op, "BEGIN IMMEDIATE")
-            finally:
-                connection.connection.driver_connection.execute("PRAGMA foreign_keys=ON")  # type: ignore[union-attr]
+        return await self._in_thread(alter, op)
 
-        return await asyncio.get_running_loop().run_in_executor(self._writer, resting)
+    async def _in_thread(self, how: Callable[[sa.Connection, Operation[T]], T], op: Operation[T]) -> T:
+        # Once begun in its thread, a unit of work ends there, whole, also when whoever waits for it is cancelled.
+        assert self._writer is not None, "the database is not open"
+        return await asyncio.get_running_loop().run_in_executor(self._thread, how, self._writer, op)

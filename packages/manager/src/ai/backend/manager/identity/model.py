@@ -29,6 +29,32 @@ class User:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UserDraft:
+    """A user to be made, with one keypair."""
+
+    email: str
+    username: str
+    password: str = field(repr=False)
+    """8 to 1024 characters."""
+    role: Role = Role.USER
+    domain_name: str = "default"
+    project_ids: tuple[ProjectId, ...] = ()
+    policy_name: str = "default"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewUser:
+    """All that is drawn and hashed for a user before the transaction that writes it."""
+
+    draft: UserDraft
+    user_id: UserId
+    password_hash: str = field(repr=False)
+    access_key: AccessKey
+    secret_key: str = field(repr=False)
+    secret_key_sealed: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Credential:
     """A keypair with its owner, as authentication needs it."""
 
@@ -38,7 +64,7 @@ class Credential:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seeded:
-    """One seeded account. `password` is known only in the run that made it, and is kept by whoever asked for it."""
+    """A made account. `password` is known only in the call that made it, and is kept by whoever asked for it."""
 
     email: str
     access_key: AccessKey

@@ -1,8 +1,14 @@
-"""Who may act for whom. Pure."""
+"""Who may act for whom, and who may be a user. Pure."""
 
-from ai.backend.common.errors import BackendError, Forbidden
+import re
+
+from ai.backend.common.errors import BackendError, Forbidden, InvalidInput
 
 from ..access.model import Principal, Role
+from .model import UserDraft
+
+_EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s]{1,189}")
+_USERNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 
 def refuse_delegation(asking: Principal, owner: Principal) -> BackendError | None:
@@ -13,3 +19,17 @@ def refuse_delegation(asking: Principal, owner: Principal) -> BackendError | Non
     if same_domain and owner.role is not Role.SUPERADMIN:
         return None
     return Forbidden("you may not act for the owner of that access key")
+
+
+def check_user(draft: UserDraft) -> BackendError | None:
+    """What is wrong with a new user's words, or None."""
+    if not _EMAIL.fullmatch(draft.email):
+        return InvalidInput("that is no email address", field="email")
+    # Without '@', so that no user name is somebody else's email.
+    if not _USERNAME.fullmatch(draft.username):
+        return InvalidInput(
+            "that is no user name", hint="Use 1 to 64 letters, digits, '_', '.' and '-'.", field="username"
+        )
+    if not 8 <= len(draft.password) <= 1024:
+        return InvalidInput("a password has 8 to 1024 characters", field="password")
+    return None

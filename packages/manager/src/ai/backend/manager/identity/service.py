@@ -1,15 +1,20 @@
-"""Who is calling, and for whom. Keypairs are kept in memory after their first use, so that verifying a request costs no query."""
+"""Who is calling, and for whom. What the database says is kept in memory, so that verifying a request costs no query.
+
+A change made here is seen at once; one made by another manager on the same database, after CACHED_S at most.
+"""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import Any
+from typing import Generic, TypeVar
 
 import sqlalchemy as sa
 from argon2 import PasswordHasher
-from argon2.exceptions import VerifyMismatchError
+from argon2.exceptions import InvalidHashError, VerificationError
 
 from ai.backend.common.clock import Clock
-from ai.backend.common.errors import InvalidInput, ProjectNotFound, Unauthenticated
+from ai.backend.common.errors import Conflict, DomainNotFound, InvalidInput, ProjectNotFound, Unauthenticated
 from ai.backend.common.ids import (
     AccessKey,
     ProjectId,
@@ -21,18 +26,54 @@ from ai.backend.common.ids import (
 )
 
 from ..access.model import Principal, Role
-from ..db.database import Database
-from ..db.schema import domains, keypair_policies, projects, resource_groups
+from ..db.database import Database, UniqueViolation
 from ..secret import Secrets
 from . import store
-from .model import Credential, KeypairPolicy, Seeded, SeedResult
-from .policy import refuse_delegation
+from .model import Credential, KeypairPolicy, NewUser, Seeded, SeedResult, User, UserDraft
+from .policy import check_user, refuse_delegation
 
 CACHED_MAX = 10_000
+CACHED_S = 30.0
 READABLE = "abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"
-RATE_LIMIT = 10_000
+SEEDED = (("admin", Role.SUPERADMIN), ("user", Role.USER))
+PASSWORD_CHARACTERS_MAX = 1024
+HASHING_THREADS = 2
 # OWASP's argon2id parameters for servers: 19 MiB, 2 passes, 1 lane.
 _hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
+NOBODY = f"$argon2id$v=19$m=19456,t=2,p=1${'A' * 22}${'A' * 43}"
+"""No password's hash, verified in vain so that unknown users take as long as known ones."""
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class _Recent(Generic[K, V]):
+    """Answers of the database, each kept for CACHED_S, CACHED_MAX of them."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._kept: dict[K, tuple[float, V]] = {}
+        self._changes = 0
+
+    async def get(self, key: K, load: Callable[[], Awaitable[V | None]]) -> V | None:
+        """What is kept, or loaded now; None is not kept."""
+        now = self._clock.monotonic()
+        kept = self._kept.get(key)
+        if kept is not None and now < kept[0]:
+            return kept[1]
+        changes = self._changes
+        value = await load()
+        # What was read before a change must not be kept after it.
+        if value is not None and changes == self._changes:
+            self._kept.pop(key, None)
+            if len(self._kept) >= CACHED_MAX:
+                del self._kept[next(iter(self._kept))]
+            self._kept[key] = (now + CACHED_S, value)
+        return value
+
+    def forget(self) -> None:
+        self._changes += 1
+        self._kept.clear()
 
 
 class IdentityService:
@@ -41,32 +82,39 @@ class IdentityService:
         self._secrets = secrets
         self._clock = clock
         self._rng = rng
-        self._known: dict[str, Credential] = {}
-        self._policies: dict[str, KeypairPolicy] = {}
-        self._projects: dict[tuple[str, str, UserId], ProjectId] = {}
-        self._hashing = asyncio.Semaphore(2)  # a flood of logins must not become a flood of memory
+        self._known = _Recent[str, Credential](clock)
+        self._policies = _Recent[str, KeypairPolicy](clock)
+        self._projects = _Recent[tuple[str, str, UserId, Role], ProjectId](clock)
+        # A flood of logins must not become a flood of memory, also when their callers have gone away.
+        self._hashing = ThreadPoolExecutor(HASHING_THREADS, thread_name_prefix="password")
 
     async def authenticate(self, access_key: str) -> tuple[Principal, str]:
         """The owner of an active access key, and the secret key. Raises Unauthenticated."""
-        known = self._known.get(access_key)
-        if known is None:
+
+        async def load() -> Credential | None:
             found = await self._database.read(lambda conn: store.credential(conn, access_key))
             if found is None:
-                raise Unauthenticated("Access key not found", hint="Check BACKEND_ACCESS_KEY.")
+                return None
             principal, sealed = found
-            known = Credential(
-                principal=principal, secret_key=self._secrets.unseal(sealed, context=access_key)
-            )
-            if len(self._known) >= CACHED_MAX:
-                self._known.clear()
-            self._known[access_key] = known
+            plain = self._secrets.unseal(sealed, context=access_key)
+            return Credential(principal=principal, secret_key=plain)
+
+        known = await self._known.get(access_key, load)
+        if known is None:
+            raise Unauthenticated("Access key not found", hint="Check BACKEND_ACCESS_KEY.")
         return known.principal, known.secret_key
 
     def forget(self) -> None:
-        """Call after any change of users, keypairs, policies or memberships."""
-        self._known.clear()
-        self._policies.clear()
-        self._projects.clear()
+        """Call after any change of users, keypairs, policies or memberships that was not made here."""
+        self._known.forget()
+        self._policies.forget()
+        self._projects.forget()
+
+    async def _change(self, op: Callable[[sa.Connection], V]) -> V:
+        try:
+            return await self._database.run(op)
+        finally:
+            self.forget()
 
     async def delegate(self, principal: Principal, owner_access_key: str | None) -> Principal:
         """Whom to act as. Raises InvalidInput for an unknown key and Forbidden when the principal may not."""
@@ -84,141 +132,140 @@ class IdentityService:
     async def verify_password(self, domain_name: str, login: str, password: str) -> Principal:
         """The user of this email or user name. Raises Unauthenticated, after the same work, whatever is wrong."""
         user = await self._database.read(lambda conn: store.user_by_login(conn, domain_name, login))
-        known = user.password_hash if user and user.status == "active" else _NOBODY
-        async with self._hashing:
-            right = await asyncio.to_thread(_verify, known, password)
-        if not right or user is None or user.status != "active":
+        known = user.password_hash if user and user.status == "active" else NOBODY
+        right = await self._in_thread(_verify, known, password[:PASSWORD_CHARACTERS_MAX])
+        if not right or user is None or user.status != "active" or len(password) > PASSWORD_CHARACTERS_MAX:
             raise Unauthenticated("User credential mismatch.")
         access_key = await self._database.read(lambda conn: store.access_key_of(conn, user.id))
         if access_key is None:
             raise Unauthenticated("User credential mismatch.")
         if _hasher.check_needs_rehash(known):
-            fresh = await self._hash(password)
+            fresh = await self._in_thread(_hasher.hash, password)
             await self._database.run(lambda conn: store.set_password(conn, user.id, fresh))
         principal, _ = await self.authenticate(access_key)
         return principal
 
-    async def _hash(self, password: str) -> str:
-        async with self._hashing:
-            return await asyncio.to_thread(_hasher.hash, password)
+    async def _in_thread(self, work: Callable[..., V], *arguments: str) -> V:
+        return await asyncio.get_running_loop().run_in_executor(self._hashing, work, *arguments)
 
     async def project(self, domain_name: str, project: str, principal: Principal) -> ProjectId:
         """A project by name or id that the principal may use. Raises ProjectNotFound."""
-        key = (domain_name, project, principal.user_id)
-        if key not in self._projects:
-            anyone = principal.role is Role.SUPERADMIN or (
-                principal.role is Role.ADMIN and principal.domain_name == domain_name
-            )
-            member = None if anyone else principal.user_id
-            found = await self._database.read(lambda conn: store.project(conn, domain_name, project, member))
-            if found is None:
-                raise ProjectNotFound(
-                    f"no project {project[:64]!r} of yours in the domain {domain_name[:64]!r}"
-                )
-            if len(self._projects) >= CACHED_MAX:
-                self._projects.clear()
-            self._projects[key] = found
-        return self._projects[key]
+        anyone = principal.role is Role.SUPERADMIN or (
+            principal.role is Role.ADMIN and principal.domain_name == domain_name
+        )
+        member = None if anyone else principal.user_id
+
+        async def load() -> ProjectId | None:
+            return await self._database.read(lambda conn: store.project(conn, domain_name, project, member))
+
+        found = await self._projects.get((domain_name, project, principal.user_id, principal.role), load)
+        if found is None:
+            raise ProjectNotFound(f"no project {project[:64]!r} of yours in the domain {domain_name[:64]!r}")
+        return found
 
     async def policy(self, name: str) -> KeypairPolicy:
-        if name not in self._policies:
-            found = await self._database.read(lambda conn: store.policy(conn, name))
-            assert found is not None, "a foreign key holds it"
-            self._policies[name] = found
-        return self._policies[name]
+        """The policy that a keypair names."""
+
+        async def load() -> KeypairPolicy | None:
+            return await self._database.read(lambda conn: store.policy(conn, name))
+
+        found = await self._policies.get(name, load)
+        assert found is not None, "a foreign key holds it"
+        return found
 
     async def deactivate_keypair(self, access_key: str) -> bool:
-        done = await self._database.run(lambda conn: store.deactivate_keypair(conn, access_key))
-        self.forget()
-        return done
+        """From now on it authenticates nobody. False for an unknown one."""
+        return await self._change(lambda conn: store.deactivate_keypair(conn, access_key))
+
+    async def create_user(self, draft: UserDraft) -> Seeded:
+        """Makes a user with a keypair. Raises InvalidInput, DomainNotFound, ProjectNotFound, or Conflict for a taken email or name."""
+        refusal = check_user(draft)
+        if refusal is not None:
+            raise refusal
+        new = await self._new_user(draft, self._rng)
+        now = self._clock.now()
+
+        def op(conn: sa.Connection) -> None:
+            if not store.domain_exists(conn, draft.domain_name):
+                raise DomainNotFound(f"no domain {draft.domain_name!r}")
+            for project_id in draft.project_ids:
+                if store.project(conn, draft.domain_name, str(project_id), None) is None:
+                    raise ProjectNotFound(f"no project {project_id} in the domain {draft.domain_name!r}")
+            store.insert_user(conn, new, now)
+
+        try:
+            await self._change(op)
+        except UniqueViolation as exc:
+            raise Conflict("a user of that email or name exists", constraint=exc.constraint) from exc
+        return _account(new)
+
+    async def _new_user(self, draft: UserDraft, rng: Random) -> NewUser:
+        access_key, secret_key = new_access_key(rng), new_secret_key(rng)
+        return NewUser(
+            draft=draft,
+            user_id=UserId(new_uuid(rng)),
+            password_hash=await self._in_thread(_hasher.hash, draft.password),
+            access_key=access_key,
+            secret_key=secret_key,
+            secret_key_sealed=self._secrets.seal(secret_key, context=access_key),
+        )
 
     async def seed(self, rng: Random, now: datetime) -> SeedResult:
         """The defaults of a new installation: domain, project, resource group and policy "default", a superadmin and a plain user.
 
         Idempotent. Passwords are known only in the run that makes the users.
         """
-        accounts = [("admin", Role.SUPERADMIN), ("user", Role.USER)]
-        passwords = {
-            name: "".join(READABLE[rng.getrandbits(16) % len(READABLE)] for _ in range(16))
-            for name, _ in accounts
-        }
-        hashes = {name: await self._hash(password) for name, password in passwords.items()}
+        missing: dict[str, NewUser] = {}
+        for name, role in SEEDED:
+            if await self._seeded_user(name) is None:
+                password = "".join(READABLE[rng.getrandbits(16) % len(READABLE)] for _ in range(16))
+                email = f"{name}@localhost.localdomain"
+                draft = UserDraft(email=email, username=name, password=password, role=role)
+                missing[name] = await self._new_user(draft, rng)
+        fresh_id = ProjectId(new_uuid(rng))
 
         def op(conn: sa.Connection) -> tuple[ProjectId, set[str]]:
-            store.ensure(conn, domains, {"name": "default"}, {"created_at": now})
-            store.ensure(conn, resource_groups, {"name": "default"}, {"created_at": now})
-            limits = {"max_concurrent_sessions": 30, "max_containers_per_session": 1}
-            store.ensure(conn, keypair_policies, {"name": "default"}, {"created_at": now, **limits})
-            key = {"domain_name": "default", "name": "default"}
-            store.ensure(conn, projects, key, {"id": new_uuid(rng), "created_at": now})
+            store.ensure_defaults(conn, fresh_id, now)
             project_id = store.project(conn, "default", "default", None)
-            assert project_id is not None, "it was made above"
-            made = {
-                name
-                for name, role in accounts
-                if self._seed_user(conn, name, role, hashes[name], project_id, now)
-            }
+            assert project_id is not None, "it was made above, or closed by hand"
+            made = set()
+            for name, new in missing.items():
+                if store.user_by_login(conn, "default", name) is None:
+                    store.insert_user(conn, new, now)
+                    store.join_project(conn, project_id, new.user_id)
+                    made.add(name)
             return project_id, made
 
-        project_id, made = await self._database.run(op)
+        project_id, made = await self._change(op)
         seeded = {
-            name: await self._seeded(name, passwords[name] if name in made else None) for name, _ in accounts
+            name: _account(missing[name]) if name in made else await self._seeded(name) for name, _ in SEEDED
         }
         return SeedResult(admin=seeded["admin"], user=seeded["user"], project_id=project_id)
 
-    def _seed_user(
-        self,
-        conn: sa.Connection,
-        name: str,
-        role: Role,
-        password_hash: str,
-        project_id: ProjectId,
-        now: datetime,
-    ) -> bool:
-        if store.user_by_login(conn, "default", name) is not None:
-            return False
-        user_id = new_uuid(self._rng)
-        row: dict[str, Any] = {
-            "id": user_id,
-            "email": f"{name}@localhost.localdomain",
-            "username": name,
-            "password_hash": password_hash,
-            "role": role.value,
-            "domain_name": "default",
-            "created_at": now,
-        }
-        store.insert_user(conn, row)
-        store.join_project(conn, project_id, user_id)
-        access_key = new_access_key(self._rng)
-        store.insert_keypair(
-            conn,
-            {
-                "access_key": access_key,
-                "secret_key_sealed": self._secrets.seal(new_secret_key(self._rng), context=access_key),
-                "user_id": user_id,
-                "is_admin": role is Role.SUPERADMIN,
-                "policy_name": "default",
-                "rate_limit": RATE_LIMIT,
-                "created_at": now,
-            },
-        )
-        return True
+    async def _seeded_user(self, name: str) -> User | None:
+        return await self._database.read(lambda conn: store.user_by_login(conn, "default", name))
 
-    async def _seeded(self, name: str, password: str | None) -> Seeded:
-        user = await self._database.read(lambda conn: store.user_by_login(conn, "default", name))
+    async def _seeded(self, name: str) -> Seeded:
+        user = await self._seeded_user(name)
         assert user is not None, "it was made before"
         access_key = await self._database.read(lambda conn: store.access_key_of(conn, user.id))
-        secret_key = (await self.authenticate(access_key))[1] if access_key else ""
-        return Seeded(
-            email=user.email, access_key=access_key or AccessKey(""), secret_key=secret_key, password=password
+        secret_key = (
+            (await self.authenticate(access_key))[1] if access_key and user.status == "active" else ""
         )
+        return Seeded(email=user.email, access_key=access_key or AccessKey(""), secret_key=secret_key)
+
+
+def _account(new: NewUser) -> Seeded:
+    return Seeded(
+        email=new.draft.email,
+        access_key=new.access_key,
+        secret_key=new.secret_key,
+        password=new.draft.password,
+    )
 
 
 def _verify(password_hash: str, password: str) -> bool:
     try:
         return _hasher.verify(password_hash, password)
-    except VerifyMismatchError:
+    except (VerificationError, InvalidHashError):
         return False
-
-
-_NOBODY = _hasher.hash("nobody's password, verified in vain so that unknown users take as long as known ones")

@@ -1,8 +1,6 @@
 """Rows of domains, projects, users and keypairs."""
 
-from collections.abc import Mapping
-from typing import Any
-from uuid import UUID
+from datetime import datetime
 
 import sqlalchemy as sa
 
@@ -10,8 +8,20 @@ from ai.backend.common.ids import AccessKey, ProjectId, UserId, parse_uuid
 from ai.backend.common.quantity import ResourceSlots
 
 from ..access.model import Principal, Role
-from ..db.schema import keypair_policies, keypairs, project_members, projects, users
-from .model import KeypairPolicy, User
+from ..db.schema import (
+    domains,
+    keypair_policies,
+    keypairs,
+    project_members,
+    projects,
+    resource_groups,
+    users,
+)
+from ..db.upsert import upsert
+from .model import KeypairPolicy, NewUser, User
+
+RATE_LIMIT = 10_000
+"""Of a new keypair: requests in 15 minutes."""
 
 
 def credential(conn: sa.Connection, access_key: str) -> tuple[Principal, bytes] | None:
@@ -92,21 +102,52 @@ def policy(conn: sa.Connection, name: str) -> KeypairPolicy | None:
     )
 
 
-def ensure(conn: sa.Connection, table: sa.Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
-    """Inserts unless a row of that key exists; True when it was made."""
-    where = [table.c[name] == value for name, value in key.items()]
-    if conn.execute(sa.select(sa.literal(1)).select_from(table).where(*where)).first():
-        return False
-    conn.execute(sa.insert(table).values(**key, **values))
-    return True
+def domain_exists(conn: sa.Connection, name: str) -> bool:
+    return conn.execute(sa.select(domains.c.name).where(domains.c.name == name)).first() is not None
 
 
-def insert_user(conn: sa.Connection, values: Mapping[str, Any]) -> None:
-    conn.execute(sa.insert(users).values(**values))
+def ensure_defaults(conn: sa.Connection, project_id: ProjectId, now: datetime) -> None:
+    """Domain, project, resource group and policy "default", where they are missing; `project_id` is for a new project."""
+    named = {"name": "default", "created_at": now}
+    limits = {"max_concurrent_sessions": 30, "max_containers_per_session": 1}
+    upsert(conn, domains, named, key=["name"])
+    upsert(conn, resource_groups, named, key=["name"])
+    upsert(conn, keypair_policies, named | limits, key=["name"])
+    upsert(
+        conn,
+        projects,
+        named | {"id": project_id, "domain_name": "default"},
+        key=["domain_name", "name"],
+    )
 
 
-def insert_keypair(conn: sa.Connection, values: Mapping[str, Any]) -> None:
-    conn.execute(sa.insert(keypairs).values(**values))
+def insert_user(conn: sa.Connection, new: NewUser, now: datetime) -> None:
+    """With its keypair and its memberships."""
+    draft = new.draft
+    conn.execute(
+        sa.insert(users).values(
+            id=new.user_id,
+            email=draft.email,
+            username=draft.username,
+            password_hash=new.password_hash,
+            role=draft.role.value,
+            domain_name=draft.domain_name,
+            created_at=now,
+        )
+    )
+    conn.execute(
+        sa.insert(keypairs).values(
+            access_key=new.access_key,
+            secret_key_sealed=new.secret_key_sealed,
+            user_id=new.user_id,
+            is_admin=draft.role in (Role.SUPERADMIN, Role.ADMIN),
+            policy_name=draft.policy_name,
+            rate_limit=RATE_LIMIT,
+            created_at=now,
+        )
+    )
+    for project_id in draft.project_ids:
+        join_project(conn, project_id, new.user_id)
 
 
 def deactivate_keypair(conn: sa.Connection, access_key: str) -> bool:
@@ -116,5 +157,6 @@ def deactivate_keypair(conn: sa.Connection, access_key: str) -> bool:
     return done.rowcount == 1
 
 
-def join_project(conn: sa.Connection, project_id: UUID, user_id: UUID) -> None:
-    ensure(conn, project_members, {"project_id": project_id, "user_id": user_id}, {})
+def join_project(conn: sa.Connection, project_id: ProjectId, user_id: UserId) -> None:
+    member = {"project_id": project_id, "user_id": user_id}
+    upsert(conn, project_members, member, key=["project_id", "user_id"])

@@ -6,6 +6,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from ..db.schema import agent_images, image_aliases, images
+from ..db.upsert import upsert
 from .model import Image
 
 
@@ -36,15 +37,18 @@ def on_agents(conn: sa.Connection) -> dict[str, set[str]]:
 
 def report(conn: sa.Connection, agent_id: str, reported: Iterable[Image], now: datetime) -> None:
     """Makes the rows say what an agent holds now; images that no agent holds any more are kept for old sessions' sake."""
-    for image in reported:
-        values = {"digest": image.digest, "size_bytes": image.size_bytes, "labels": image.labels}
-        where = (images.c.name == image.name, images.c.architecture == image.architecture)
-        if not conn.execute(sa.update(images).where(*where).values(**values)).rowcount:
-            conn.execute(
-                sa.insert(images).values(
-                    name=image.name, architecture=image.architecture, created_at=now, **values
-                )
-            )
+    rows = [
+        {
+            "name": image.name,
+            "architecture": image.architecture,
+            "digest": image.digest,
+            "size_bytes": image.size_bytes,
+            "labels": image.labels,
+            "created_at": now,
+        }
+        for image in {(image.name, image.architecture): image for image in reported}.values()
+    ]
+    upsert(conn, images, rows, key=("name", "architecture"), update=("digest", "size_bytes", "labels"))
     conn.execute(sa.delete(agent_images).where(agent_images.c.agent_id == agent_id))
     names = sorted({image.name for image in reported})
     if names:
