@@ -6,7 +6,7 @@ the same for a kernel that never started, one that half started and one that ran
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
@@ -380,10 +380,10 @@ class Driver:
             await asyncio.to_thread(self._around.journal.write_logs, self.id, logs)
         await backend.remove(self.name)
 
-    async def _until_done(self, act: Callable[[], object]) -> None:
+    async def _until_done(self, act: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
-                await act()  # type: ignore[misc]
+                await act()
                 return
             except BackendUnavailable as exc:
                 log.warning("engine-silent", kernel=self.name, error=str(exc), retry_s=RETRY_S)

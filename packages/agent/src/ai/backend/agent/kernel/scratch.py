@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from ai.backend.common.quantity import ResourceSlots
+from ai.backend.common.quantity import CPU, MILLI, ResourceSlots
 from ai.backend.common.wire.rpc import DesiredKernel
 
 from ..container.errors import ContainerFailed, NoSpace
@@ -68,7 +68,7 @@ class Scratch:
 
 def environment_of(desired: DesiredKernel) -> dict[str, str]:
     """The variables of the session's processes: the published ones, and the user's on top."""
-    cpu = max(1, ResourceSlots(desired.slots)["cpu"] // 1000)  # type: ignore[index]
+    cpu = max(1, ResourceSlots(desired.slots)[CPU] // MILLI)
     ours = {
         "BACKENDAI_SESSION_ID": str(desired.session_id),
         "BACKENDAI_SESSION_NAME": desired.session_name,
