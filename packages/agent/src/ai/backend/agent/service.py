@@ -25,6 +25,7 @@ from .kernel.driver import (
     LABEL_KERNEL,
     LABEL_SESSION,
     LABEL_UID,
+    STEP_TOLD_AFTER_S,
     Driver,
     LinkFactory,
     Surroundings,
@@ -250,7 +251,8 @@ class Agent:
             if driver is None:
                 driver = self._kernels[desired.kernel_id] = Driver(self._around, desired, self._uid())
             driver.want(desired)
-        self._news.set()
+        # The reply has told the generation; the next report repeats it for a manager that has started meanwhile.
+        asyncio.get_running_loop().call_later(STEP_TOLD_AFTER_S, self._news.set)
         return rpc.SyncReply(accepted=True, generation=self._generation)
 
     def _driver_of(self, kernel_id: UUID) -> Driver:

@@ -8,7 +8,7 @@ from ai.backend.common.clock import Clock
 from ai.backend.common.ids import Random
 
 from .agents.desired import DesiredState
-from .agents.intake import Intake
+from .agents.intake import Change, Intake
 from .agents.service import AgentService
 from .config import ManagerConfig
 from .db.database import Database
@@ -63,8 +63,14 @@ def build(
         scheduling.loop.wake()
         desired.loop.wake()
 
-    def wake_after_report(changed: bool) -> None:
-        if changed:
+    def wake_after_enqueue() -> None:
+        hub.wake()
+        scheduling.loop.wake()
+
+    def wake_after_report(change: Change) -> None:
+        if change is Change.PROGRESS:
+            hub.wake()
+        else:
             wake_after_write()
 
     def wake_after_plan() -> None:
@@ -76,7 +82,17 @@ def build(
     desired = DesiredState(database, bus, intake, config)
     loops = SessionLoops(database, bus, clock, config, wake=wake_after_write)
     agents = AgentService(database, clock, config, wake=scheduling.loop.wake)
-    sessions = SessionService(database, bus, clock, rng, config, identity, hub, wake=wake_after_write)
+    sessions = SessionService(
+        database,
+        bus,
+        clock,
+        rng,
+        config,
+        identity,
+        hub,
+        wake=wake_after_write,
+        wake_enqueued=wake_after_enqueue,
+    )
     hub.listen(lambda event: loops.logs.wake() if event.name in ENDINGS else None)
     bus.on_report(intake.take)
     return Manager(

@@ -191,7 +191,8 @@ class Driver:
             log.error("journal-not-written", kernel=self.name, error=str(exc))
         if step.effect is not None:
             self._effect = self._around.spawn(self._perform(step.effect, before))
-        if _REPORTED[self.state] is not told or self.state is State.PREPARING:
+        # That it is being prepared is told by its steps (`_at`), if they last.
+        if _REPORTED[self.state] not in (told, KernelState.PREPARING):
             self._around.changed()
 
     def remember(self) -> None:

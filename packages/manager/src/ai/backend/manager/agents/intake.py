@@ -4,6 +4,7 @@ A report is the agent's whole state, so late, doubled and lost ones do no harm: 
 dropped, and everything else is compared with the rows. Nothing here talks to an agent.
 """
 
+import enum
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
@@ -26,13 +27,21 @@ from . import store
 log = get_logger(__name__)
 
 
+class Change(enum.Enum):
+    """What a report has changed."""
+
+    PROGRESS = enum.auto()
+    """Sessions are further on, in the room that they had."""
+    ROOM = enum.auto()
+    """There is more or less room than before, or an agent has to be told something."""
+
+
 class Intake:
     """`newest` holds the last report of each agent in memory; losing it is safe, the next heartbeat brings it back."""
 
     def __init__(
-        self, database: Database, clock: Clock, config: ManagerConfig, *, wake: Callable[[bool], None]
+        self, database: Database, clock: Clock, config: ManagerConfig, *, wake: Callable[[Change], None]
     ) -> None:
-        """`wake(True)`: something changed that loops should look at; `wake(False)`: an agent was heard of."""
         self._database = database
         self._clock = clock
         self._config = config
@@ -58,39 +67,49 @@ class Intake:
             self.newest[agent_id] = report
             return
 
-        def op(conn: sa.Connection) -> bool | None:
+        stale = False
+
+        def op(conn: sa.Connection) -> Change | None:
+            nonlocal stale
             known = store.order_of(conn, agent_id)
-            if known is not None and _order(report) <= known[:2]:
+            stale = known is not None and _order(report) <= known[:2]
+            if stale:
                 return None
             store.heard(conn, report, now, images_changed=images_changed)
             generation = known[2] if known else report.generation
             return self._apply(conn, report, generation)
 
-        changed = await self._database.run(op)
-        log.debug("report-taken", agent=agent_id, sequence=report.sequence, changed=changed)
-        if changed is None:
+        change = await self._database.run(op)
+        log.debug("report-taken", agent=agent_id, sequence=report.sequence, stale=stale, change=change)
+        if stale:
             return
-        if before is not None and before.started_at_us != report.started_at_us:
+        restarted = before is not None and before.started_at_us != report.started_at_us
+        if restarted:
             log.info("agent-restarted", agent=agent_id)
         self.newest[agent_id] = report
         self._written[agent_id] = now
-        news = (
+        if (
             before is None
+            or restarted
             or before.capacity != report.capacity
             or before.healthy != report.healthy
             or images_changed
-        )
-        self._wake(changed or news)
+        ):
+            change = Change.ROOM
+        if change is not None:
+            self._wake(change)
 
-    def _apply(self, conn: sa.Connection, report: AgentReport, generation: int) -> bool:
+    def _apply(self, conn: sa.Connection, report: AgentReport, generation: int) -> Change | None:
         agent_id = AgentId(report.agent_id)
         reports = {KernelId(kernel.kernel_id): kernel for kernel in report.kernels}
-        changed = False
+        changes: set[Change | None] = set()
         for session in session_store.live_on(conn, agent_id, also=reports):
             if not session.status.terminal:
                 missing = _missing(session, agent_id, reports, told=report.generation >= generation)
-                changed |= self._apply_to(conn, session, reports, missing)
-        return changed
+                changes.add(self._apply_to(conn, session, reports, missing))
+        return (
+            Change.ROOM if Change.ROOM in changes else Change.PROGRESS if Change.PROGRESS in changes else None
+        )
 
     def _apply_to(
         self,
@@ -98,7 +117,7 @@ class Intake:
         session: Session,
         reports: dict[KernelId, KernelReport],
         missing: frozenset[KernelId],
-    ) -> bool:
+    ) -> Change | None:
         now = self._clock.now()
         mine = {kernel.id: reports[kernel.id] for kernel in session.kernels if kernel.id in reports}
         reaction = react(session, mine, missing)
@@ -106,7 +125,8 @@ class Intake:
             moved = {"status": values["status"].value, "status_changed_at": now} if "status" in values else {}
             session_store.update_kernel(conn, kernel_id, {**values, **moved})
         if reaction.event is None:
-            return any("status" in values for values in reaction.kernels.values())
+            moved_kernel = any("status" in values for values in reaction.kernels.values())
+            return Change.PROGRESS if moved_kernel else None
         # Events tell exit codes: read the kernels as they are now.
         fresh = session_store.get(conn, session.id)
         assert fresh is not None, "a session vanished inside its transaction"
@@ -118,7 +138,8 @@ class Intake:
             stop_kernels(conn, now_is, reason=reaction.reason or "anomaly-detected", forced=False, now=now)
         if now_is is not None and now_is.status.terminal:
             session_store.touch_agents(conn, (kernel.agent_id for kernel in now_is.kernels))
-        return True
+        started = now_is is not None and now_is.status in (SessionStatus.PREPARING, SessionStatus.RUNNING)
+        return Change.PROGRESS if started else Change.ROOM
 
 
 def _says_nothing_new(report: AgentReport, before: AgentReport) -> bool:

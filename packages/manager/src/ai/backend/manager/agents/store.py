@@ -10,24 +10,31 @@ from ai.backend.common.quantity import ResourceSlots, sum_slots
 from ai.backend.common.wire.rpc import AgentReport
 
 from ..db.schema import agents, kernels, resource_groups
+from ..db.statement import one_of, update_row
 from ..image import store as image_store
 from ..image.model import Image
 from ..session.store import OCCUPYING
 from .model import Agent, AgentStatus
 
+_HELD = sa.select(kernels.c.agent_id, kernels.c.requested_slots).where(
+    kernels.c.agent_id.is_not(None), one_of(kernels.c.status, OCCUPYING)
+)
+_ALL = sa.select(agents).order_by(agents.c.id)
+_OF_ID = agents.c.id == sa.bindparam("agent_id")
+_ORDER = sa.select(agents.c.started_at_us, agents.c.sequence, agents.c.generation).where(_OF_ID)
+_STATUS = sa.select(agents.c.status).where(_OF_ID)
+_GENERATIONS = sa.select(agents.c.id, agents.c.generation)
+_ACTIVE_GROUPS = sa.select(resource_groups.c.name).where(resource_groups.c.is_active)
+
 
 def all_agents(conn: sa.Connection) -> list[Agent]:
     held: dict[str, list[ResourceSlots]] = {}
-    for row in conn.execute(
-        sa.select(kernels.c.agent_id, kernels.c.requested_slots).where(
-            kernels.c.agent_id.is_not(None), kernels.c.status.in_(OCCUPYING)
-        )
-    ):
+    for row in conn.execute(_HELD):
         held.setdefault(row.agent_id, []).append(ResourceSlots(row.requested_slots))
     images = image_store.on_agents(conn)
     return [
         _agent(row, sum_slots(held.get(row.id, [])), frozenset(images.get(row.id, ())))
-        for row in conn.execute(sa.select(agents).order_by(agents.c.id))
+        for row in conn.execute(_ALL)
     ]
 
 
@@ -54,23 +61,17 @@ def _agent(row: Any, occupied: ResourceSlots, images: frozenset[str]) -> Agent:
 
 
 def resource_group_names(conn: sa.Connection) -> frozenset[str]:
-    return frozenset(
-        conn.execute(sa.select(resource_groups.c.name).where(resource_groups.c.is_active)).scalars()
-    )
+    return frozenset(conn.execute(_ACTIVE_GROUPS).scalars())
 
 
 def order_of(conn: sa.Connection, agent_id: AgentId) -> tuple[int, int, int] | None:
     """(started_at_us, sequence, generation) as last written; None for an agent never seen."""
-    row = conn.execute(
-        sa.select(agents.c.started_at_us, agents.c.sequence, agents.c.generation).where(
-            agents.c.id == agent_id
-        )
-    ).first()
+    row = conn.execute(_ORDER, {"agent_id": agent_id}).first()
     return (row.started_at_us, row.sequence, row.generation) if row else None
 
 
 def generations(conn: sa.Connection) -> dict[AgentId, int]:
-    return {row.id: row.generation for row in conn.execute(sa.select(agents.c.id, agents.c.generation))}
+    return {row.id: row.generation for row in conn.execute(_GENERATIONS)}
 
 
 def raise_generation(conn: sa.Connection, agent_id: AgentId, at_least: int) -> None:
@@ -84,12 +85,8 @@ def raise_generation(conn: sa.Connection, agent_id: AgentId, at_least: int) -> N
 
 def claim(conn: sa.Connection, agent_id: str, generation: int) -> bool:
     """Takes the right to change an agent's desired set, if it is still as the plan saw it."""
-    done = conn.execute(
-        sa.update(agents)
-        .where(agents.c.id == agent_id, agents.c.generation == generation)
-        .values(generation=generation + 1)
-    )
-    return done.rowcount == 1
+    guard = {"id": agent_id, "generation": generation}
+    return update_row(conn, agents, guard, {"generation": generation + 1}) == 1
 
 
 def heard(conn: sa.Connection, report: AgentReport, now: datetime, *, images_changed: bool) -> None:
@@ -108,7 +105,7 @@ def heard(conn: sa.Connection, report: AgentReport, now: datetime, *, images_cha
         "healthy": report.healthy,
         "problem": report.problem,
     }
-    known = conn.execute(sa.select(agents.c.status).where(agents.c.id == report.agent_id)).first()
+    known = conn.execute(_STATUS, {"agent_id": report.agent_id}).first()
     if known is None:
         conn.execute(
             sa.insert(agents).values(
@@ -123,7 +120,7 @@ def heard(conn: sa.Connection, report: AgentReport, now: datetime, *, images_cha
     else:
         if known.status != status.value:
             values["status_changed_at"] = now
-        conn.execute(sa.update(agents).where(agents.c.id == report.agent_id).values(**values))
+        update_row(conn, agents, {"id": report.agent_id}, values)
     if images_changed or known is None:
         reported = [
             Image(

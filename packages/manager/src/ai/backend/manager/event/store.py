@@ -11,17 +11,26 @@ from ai.backend.common.ids import SessionId
 from ..db.schema import events
 from .model import Event
 
+_NEWEST = sa.select(sa.func.coalesce(sa.func.max(events.c.id), 0))
+_APPEND = sa.insert(events)
+_AFTER = (
+    sa.select(events)
+    .where(events.c.id > sa.bindparam("after"))
+    .order_by(events.c.id)
+    .limit(sa.bindparam("most", type_=sa.Integer))
+)
+
 
 def append(
     conn: sa.Connection, name: str, session_id: SessionId, payload: Mapping[str, Any], now: datetime
 ) -> None:
     conn.execute(
-        sa.insert(events).values(created_at=now, name=name, session_id=session_id, payload=dict(payload))
+        _APPEND, {"created_at": now, "name": name, "session_id": session_id, "payload": dict(payload)}
     )
 
 
 def newest_id(conn: sa.Connection) -> int:
-    newest: int = conn.execute(sa.select(sa.func.coalesce(sa.func.max(events.c.id), 0))).scalar_one()
+    newest: int = conn.execute(_NEWEST).scalar_one()
     return newest
 
 
@@ -33,8 +42,10 @@ def after(
     session_id: SessionId | None = None,
     also: Sequence[int] = (),
 ) -> list[Event]:
-    newer = sa.or_(events.c.id > event_id, events.c.id.in_(also)) if also else events.c.id > event_id
-    query = sa.select(events).where(newer).order_by(events.c.id).limit(limit)
+    query = _AFTER
+    if also:
+        newer = sa.or_(events.c.id > sa.bindparam("after"), events.c.id.in_(also))
+        query = sa.select(events).where(newer).order_by(events.c.id).limit(sa.bindparam("most"))
     if session_id is not None:
         query = query.where(events.c.session_id == session_id)
     return [
@@ -45,7 +56,7 @@ def after(
             session_id=row.session_id,
             payload=row.payload,
         )
-        for row in conn.execute(query)
+        for row in conn.execute(query, {"after": event_id, "most": limit})
     ]
 
 

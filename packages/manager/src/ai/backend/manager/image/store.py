@@ -9,6 +9,10 @@ from ..db.schema import agent_images, image_aliases, images
 from ..db.upsert import upsert
 from .model import Image
 
+_ALL = sa.select(images).order_by(images.c.name, images.c.architecture)
+_ALIASES = sa.select(image_aliases)
+_ON_AGENTS = sa.select(agent_images)
+
 
 def all_images(conn: sa.Connection) -> list[Image]:
     return [
@@ -19,18 +23,18 @@ def all_images(conn: sa.Connection) -> list[Image]:
             size_bytes=row.size_bytes,
             labels=row.labels,
         )
-        for row in conn.execute(sa.select(images).order_by(images.c.name, images.c.architecture))
+        for row in conn.execute(_ALL)
     ]
 
 
 def aliases(conn: sa.Connection) -> dict[tuple[str, str], str]:
-    return {(row.alias, row.architecture): row.image_name for row in conn.execute(sa.select(image_aliases))}
+    return {(row.alias, row.architecture): row.image_name for row in conn.execute(_ALIASES)}
 
 
 def on_agents(conn: sa.Connection) -> dict[str, set[str]]:
     """Agent id to the names of the images that it holds."""
     found: dict[str, set[str]] = {}
-    for row in conn.execute(sa.select(agent_images)):
+    for row in conn.execute(_ON_AGENTS):
         found.setdefault(row.agent_id, set()).add(row.image_name)
     return found
 

@@ -55,6 +55,8 @@ from .transition import advance, announce, cancel_kernels, stop_kernels
 R = TypeVar("R", bound=rpc.Message)
 
 ROUTES_MAX = 4096
+SETTLING = frozenset({"session_started", "session_terminating", "session_terminated", "session_cancelled"})
+"""The events after which a waiting call looks again; progress in between wakes nobody."""
 DOWNLOAD_BYTES_MAX = 1 << 20
 STEP_KEYS = ("clean", "build", "exec")
 
@@ -80,7 +82,9 @@ class SessionService:
         hub: EventHub,
         *,
         wake: Callable[[], None],
+        wake_enqueued: Callable[[], None],
     ) -> None:
+        """`wake_enqueued`: a session waits for its place; `wake`: anything else about sessions was written."""
         self._database = database
         self._bus = bus
         self._clock = clock
@@ -88,6 +92,7 @@ class SessionService:
         self._config = config
         self._identity = identity
         self._wake = wake
+        self._wake_enqueued = wake_enqueued
         self._routes: dict[tuple[str, str], Route] = {}
         self._waiters: dict[SessionId, set[asyncio.Event]] = {}
         hub.listen(self._on_event)
@@ -139,17 +144,14 @@ class SessionService:
             raise outcome
         created = outcome.version == 0
         if created:
-            self._wake()
+            self._wake_enqueued()
         if draft.enqueue_only:
             return Created(session=outcome, created=created)
         return await self._wait_started(outcome.id, created=created, max_wait_s=draft.max_wait_s)
 
     async def _wait_started(self, session_id: SessionId, *, created: bool, max_wait_s: float) -> Created:
-        def started(session: Session) -> bool:
-            return session.status.terminal or session.status in (
-                SessionStatus.RUNNING,
-                SessionStatus.TERMINATING,
-            )
+        def started(status: SessionStatus) -> bool:
+            return status.terminal or status in (SessionStatus.RUNNING, SessionStatus.TERMINATING)
 
         session, in_time = await self._wait(session_id, started, max_wait_s or None)
         if not in_time:
@@ -237,7 +239,7 @@ class SessionService:
 
         await self._database.run(op)
         self._wake()
-        ended, _ = await self._wait(session.id, lambda s: s.status.terminal, self._config.destroy_wait_s)
+        ended, _ = await self._wait(session.id, lambda s: s.terminal, self._config.destroy_wait_s)
         return stats_of(ended)
 
     async def end_all(self, reason: str) -> int:
@@ -267,9 +269,7 @@ class SessionService:
         self._wake()
         async with asyncio.TaskGroup() as group:
             for session_id in ids:
-                group.create_task(
-                    self._wait(session_id, lambda s: s.status.terminal, self._config.destroy_wait_s)
-                )
+                group.create_task(self._wait(session_id, lambda s: s.terminal, self._config.destroy_wait_s))
         return len(ids)
 
     async def restart(self, principal: Principal, ref: str) -> None:
@@ -301,7 +301,7 @@ class SessionService:
             )
         self._forget(session.id)
         self._wake()
-        after, _ = await self._wait(session.id, lambda s: s.status is not SessionStatus.RESTARTING, None)
+        after, _ = await self._wait(session.id, lambda s: s is not SessionStatus.RESTARTING, None)
         if after.status is not SessionStatus.RUNNING:
             raise KernelRestartFailed(
                 after.reason_detail.get("message", "it did not come back"), reason=after.reason
@@ -459,41 +459,38 @@ class SessionService:
 
     def _on_event(self, event: SessionEvent) -> None:
         self._forget(event.session_id)
-        for signal in self._waiters.get(event.session_id, ()):
-            signal.set()
+        if event.name in SETTLING:
+            for signal in self._waiters.get(event.session_id, ()):
+                signal.set()
 
     def _forget(self, session_id: SessionId) -> None:
         for key in [key for key, route in self._routes.items() if route.session_id == session_id]:
             del self._routes[key]
 
     async def _wait(
-        self, session_id: SessionId, done: Callable[[Session], bool], timeout_s: float | None
+        self, session_id: SessionId, done: Callable[[SessionStatus], bool], timeout_s: float | None
     ) -> tuple[Session, bool]:
         """The session once `done` holds, and whether that was in time. Woken by its events, never polled."""
         signal = asyncio.Event()
-        session: Session | None = None
+        in_time = True
         self._waiters.setdefault(session_id, set()).add(signal)
         try:
             async with asyncio.timeout(timeout_s) as limit:
-                while True:
-                    signal.clear()
-                    session = await self._database.read(lambda conn: store.get(conn, session_id))
-                    assert session is not None, "sessions are never deleted"
-                    if done(session):
-                        return session, True
+                while not done(await self._database.read(lambda conn: store.status_of(conn, session_id))):
                     await signal.wait()
+                    signal.clear()
         except TimeoutError:
             if not limit.expired():
                 raise
-            if session is None:  # the limit was shorter than one look
-                session = await self._database.read(lambda conn: store.get(conn, session_id))
-                assert session is not None, "sessions are never deleted"
-            return session, False
+            in_time = False
         finally:
             waiting = self._waiters[session_id]
             waiting.discard(signal)
             if not waiting:
                 del self._waiters[session_id]
+        session = await self._database.read(lambda conn: store.get(conn, session_id))
+        assert session is not None, "sessions are never deleted"
+        return session, in_time
 
 
 def stats_of(session: Session) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from ai.backend.common.quantity import ResourceSlots, sum_slots
 from ..access.model import Principal
 from ..access.policy import Action, Reach, reach
 from ..db.schema import agents, kernels, sessions
+from ..db.statement import one_of, update_row
 from .model import Kernel, KernelStatus, Session, SessionStatus, SessionType
 
 TERMINAL = tuple(status.value for status in SessionStatus if status.terminal)
@@ -77,6 +78,29 @@ def _session(row: Any, members: Sequence[Kernel]) -> Session:
 _KERNEL_COLUMNS = [column for column in kernels.c if column.name != "logs"]
 
 
+_MEMBERS = sa.select(*_KERNEL_COLUMNS).order_by(
+    sa.case((kernels.c.cluster_role == "main", 0), else_=1), kernels.c.cluster_idx
+)
+_BY_AGE = (sessions.c.created_at, sessions.c.id)
+
+
+class _Prepared:
+    """A search for sessions that is made once; its conditions may hold bind parameters."""
+
+    def __init__(self, *where: sa.ColumnElement[bool]) -> None:
+        self._sessions = sa.select(sessions).where(*where).order_by(*_BY_AGE)
+        self._members = _MEMBERS.where(kernels.c.session_id.in_(sa.select(sessions.c.id).where(*where)))
+
+    def __call__(self, conn: sa.Connection, **parameters: Any) -> list[Session]:
+        rows = conn.execute(self._sessions, parameters).all()
+        if not rows:
+            return []
+        members: dict[Any, list[Kernel]] = {row.id: [] for row in rows}
+        for row in conn.execute(self._members, parameters):
+            members[row.session_id].append(_kernel(row))
+        return [_session(row, members[row.id]) for row in rows]
+
+
 def find(
     conn: sa.Connection,
     *where: sa.ColumnElement[bool],
@@ -85,38 +109,50 @@ def find(
     offset: int = 0,
 ) -> list[Session]:
     """Sessions that match, each whole."""
-    query = sa.select(sessions).where(*where).order_by(*(order or (sessions.c.created_at, sessions.c.id)))
+    query = sa.select(sessions).where(*where).order_by(*(order or _BY_AGE))
     if limit is not None:
         query = query.limit(limit).offset(offset)
     rows = list(conn.execute(query))
     members: dict[Any, list[Kernel]] = {row.id: [] for row in rows}
     ids = list(members)
     for start in range(0, len(ids), 500):  # SQLite takes 32,766 variables, PostgreSQL 32,767
-        found = conn.execute(
-            sa.select(*_KERNEL_COLUMNS)
-            .where(kernels.c.session_id.in_(ids[start : start + 500]))
-            .order_by(sa.case((kernels.c.cluster_role == "main", 0), else_=1), kernels.c.cluster_idx)
-        )
+        found = conn.execute(_MEMBERS.where(kernels.c.session_id.in_(ids[start : start + 500])))
         for row in found:
             members[row.session_id].append(_kernel(row))
     return [_session(row, members[row.id]) for row in rows]
 
 
+_LIVE = sessions.c.status.not_in([sa.literal_column(f"'{status}'") for status in TERMINAL])
+_find_by_id = _Prepared(sessions.c.id == sa.bindparam("session_id", type_=sessions.c.id.type))
+_STATUS = sa.select(sessions.c.status).where(
+    sessions.c.id == sa.bindparam("session_id", type_=sessions.c.id.type)
+)
+
+
 def get(conn: sa.Connection, session_id: SessionId) -> Session | None:
-    return next(iter(find(conn, sessions.c.id == session_id)), None)
+    return next(iter(_find_by_id(conn, session_id=session_id)), None)
+
+
+def status_of(conn: sa.Connection, session_id: SessionId) -> SessionStatus:
+    return SessionStatus(conn.execute(_STATUS, {"session_id": session_id}).scalar_one())
+
+
+_find_live_by_name = _Prepared(
+    sessions.c.access_key == sa.bindparam("access_key"), sessions.c.name == sa.bindparam("name"), _LIVE
+)
 
 
 def by_name(conn: sa.Connection, access_key: AccessKey, name: str, *, live_only: bool) -> list[Session]:
     """Live sessions of that name; when there is none and `live_only` is false, the newest dead one."""
-    mine = (sessions.c.access_key == access_key, sessions.c.name == name)
-    live = find(conn, *mine, sessions.c.status.not_in(TERMINAL))
+    live = _find_live_by_name(conn, access_key=access_key, name=name)
     if live or live_only:
         return live
+    mine = (sessions.c.access_key == access_key, sessions.c.name == name)
     return find(conn, *mine, order=(sessions.c.created_at.desc(),), limit=1)
 
 
 def by_prefix(conn: sa.Connection, access_key: AccessKey, prefix: str) -> list[Session]:
-    live = find(conn, sessions.c.access_key == access_key, sessions.c.status.not_in(TERMINAL))
+    live = find(conn, sessions.c.access_key == access_key, _LIVE)
     return [
         session for session in live if session.name.startswith(prefix) or str(session.id).startswith(prefix)
     ]
@@ -146,13 +182,14 @@ def page(
     return find(conn, *where, order=order, limit=limit, offset=offset), total
 
 
+_HELD = sa.select(sessions.c.requested_slots).where(
+    sessions.c.access_key == sa.bindparam("access_key"), _LIVE
+)
+
+
 def holdings(conn: sa.Connection, access_key: AccessKey) -> tuple[int, ResourceSlots]:
     """How many live sessions a keypair has, and what they ask for together."""
-    rows = conn.execute(
-        sa.select(sessions.c.requested_slots).where(
-            sessions.c.access_key == access_key, sessions.c.status.not_in(TERMINAL)
-        )
-    ).all()
+    rows = conn.execute(_HELD, {"access_key": access_key}).all()
     return len(rows), sum_slots([ResourceSlots(row.requested_slots) for row in rows])
 
 
@@ -210,16 +247,12 @@ def insert(conn: sa.Connection, session: Session) -> None:
 
 def update(conn: sa.Connection, session: Session, values: Mapping[str, Any]) -> bool:
     """Writes if nobody else has since `session` was read; False means stale: drop it."""
-    done = conn.execute(
-        sa.update(sessions)
-        .where(sessions.c.id == session.id, sessions.c.version == session.version)
-        .values(version=session.version + 1, **values)
-    )
-    return done.rowcount == 1
+    guard = {"id": session.id, "version": session.version}
+    return update_row(conn, sessions, guard, {"version": session.version + 1, **values}) == 1
 
 
 def update_kernel(conn: sa.Connection, kernel_id: KernelId, values: Mapping[str, Any]) -> None:
-    conn.execute(sa.update(kernels).where(kernels.c.id == kernel_id).values(**values))
+    update_row(conn, kernels, {"id": kernel_id}, values)
 
 
 def rename(conn: sa.Connection, session: Session, name: str) -> bool:
@@ -233,12 +266,15 @@ def touch_agents(conn: sa.Connection, agent_ids: Iterable[AgentId | None]) -> No
         conn.execute(sa.update(agents).where(agents.c.id.in_(ids)).values(generation=agents.c.generation + 1))
 
 
+_find_pending = _Prepared(one_of(sessions.c.status, [SessionStatus.PENDING.value]))
+
+
 def pending(conn: sa.Connection) -> list[Session]:
-    return find(conn, sessions.c.status == SessionStatus.PENDING.value)
+    return _find_pending(conn)
 
 
 def all_live(conn: sa.Connection) -> list[Session]:
-    return find(conn, sessions.c.status.not_in(TERMINAL))
+    return find(conn, _LIVE)
 
 
 def expired(conn: sa.Connection, now: datetime) -> list[Session]:
@@ -255,15 +291,22 @@ def next_deadline(conn: sa.Connection) -> datetime | None:
     return row.deadline_at if row else None
 
 
+_ON_AGENT = sa.select(kernels.c.session_id).where(
+    kernels.c.agent_id == sa.bindparam("agent_id"), one_of(kernels.c.status, OCCUPYING)
+)
+_find_on_agent = _Prepared(sessions.c.id.in_(_ON_AGENT))
+
+
 def live_on(conn: sa.Connection, agent_id: AgentId, also: Iterable[KernelId] = ()) -> list[Session]:
     """Sessions with an occupying kernel on this agent, and those of the kernels in `also`."""
-    theirs = sa.select(kernels.c.session_id).where(
-        sa.or_(
-            sa.and_(kernels.c.agent_id == agent_id, kernels.c.status.in_(OCCUPYING)),
-            kernels.c.id.in_(list(also)),
-        )
-    )
-    return find(conn, sessions.c.id.in_(theirs))
+    found = _find_on_agent(conn, agent_id=agent_id)
+    theirs = {kernel.id for session in found for kernel in session.kernels}
+    others = [kernel_id for kernel_id in also if kernel_id not in theirs]
+    if others:
+        known = {session.id for session in found}
+        of_others = sa.select(kernels.c.session_id).where(kernels.c.id.in_(others))
+        found += [session for session in find(conn, sessions.c.id.in_(of_others)) if session.id not in known]
+    return found
 
 
 def logs_of(conn: sa.Connection, kernel_id: KernelId) -> str | None:
