@@ -7,6 +7,7 @@ pid file is never believed. Everything in it is built from the same parts as a l
 import argparse
 import asyncio
 import fcntl
+import gc
 import json
 import os
 import secrets
@@ -135,6 +136,10 @@ async def serve(options: Options, *, on_ready: Callable[[dict[str, Any]], None])
                 "seconds": round(time.monotonic() - began, 3),
             }
             write_cluster_file(home, told)
+            # What is loaded by now stays: keep the collector from looking through all of it again and again, in mid-request.
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(20_000, 20, 20)
             on_ready(told)
             await stop.wait()
             if options.end_sessions():

@@ -39,6 +39,9 @@ class CgroupTree(Protocol):
 
     def pids(self, name: str) -> list[int]: ...
 
+    def confines(self, name: str, pid: int) -> bool:
+        """Whether all limits of the group hold for this process."""
+
     def usage(self, name: str) -> Usage: ...
 
     def oom_kills(self, name: str) -> int:
@@ -217,6 +220,10 @@ class CgroupV1:
             found |= dict.fromkeys(_pids(self._folder(controller, name) / "cgroup.procs"))
         return list(found)
 
+    def confines(self, name: str, pid: int) -> bool:
+        folders = [self._folder(controller, name) for controller in self._parents]
+        return all(pid in _pids(folder / "cgroup.procs") for folder in folders if folder.exists())
+
     def usage(self, name: str) -> Usage:
         memory = self._folder("memory", name)
         used_ns = _number(self._folder("cpuacct", name) / "cpuacct.usage")
@@ -325,6 +332,9 @@ class CgroupV2:
 
     def pids(self, name: str) -> list[int]:
         return _pids(self._parent / name / "cgroup.procs")
+
+    def confines(self, name: str, pid: int) -> bool:
+        return pid in self.pids(name)
 
     def usage(self, name: str) -> Usage:
         group = self._parent / name

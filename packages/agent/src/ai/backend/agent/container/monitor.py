@@ -2,10 +2,11 @@
 
     agent -> setsid (gone at once) -> sh = setpriv = bwrap (monitor) -> bwrap (pid 1 inside) -> main process
 
-`setsid --fork` leaves an orphan, `sh`, which enters the cgroups, notes who it is, and becomes (exec) setpriv, which drops to the
-session's uid and becomes bwrap. It has to be an orphan before it becomes bwrap: `--die-with-parent` ties pid 1 to the monitor, but
-also the monitor to its own parent. And it is not a shell's background job, because those ignore SIGINT, and so would everything in
-the container. Knows files, pids and sockets; nothing of containers, images or the agent.
+`setsid --fork` leaves an orphan, `sh`, which notes who it is, and becomes (exec) setpriv, which drops to the session's uid and
+becomes bwrap. Meanwhile the agent puts it into its cgroups: the kernel takes 5 to 20 ms for that, as long as bwrap for its mounts;
+bwrap starts the main process when both are done. It has to be an orphan before it becomes bwrap: `--die-with-parent` ties pid 1 to
+the monitor, but also the monitor to its own parent. And it is not a shell's background job, because those ignore SIGINT, and so
+would everything in the container. Knows files, pids and sockets; nothing of containers, images or the agent.
 """
 
 import asyncio
@@ -14,22 +15,17 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from .record import start_time
 
-# $1 folder of the container, $2 seccomp program, $3 address space in KiB or "", then files of cgroups up to
-# "--", then the command. Standard input is the socket on which the agent waits (see `wait_set_up`). A failing
-# redirection ends the script.
+# $1 folder of the container, $2 seccomp program, $3 address space in KiB or "", then the command. Standard input
+# is the socket on which the agent waits (see `wait_set_up`). A failing redirection ends the script.
 _LAUNCH = r"""
 read -r go || exit 125
 cd -- "$1" && filter=$2 space=$3 && shift 3 || exit 125
-while [ "$1" != -- ]; do
-  echo 0 >"$1" || exit 125
-  shift
-done
-shift
+echo $$ >&0
 ulimit -c 0
 [ -z "$space" ] || ulimit -v "$space"
 echo 500 >/proc/self/oom_score_adj
@@ -43,16 +39,16 @@ ARGS_FD, SECCOMP_FD, BLOCK_FD, STATUS_FD, HOSTS_FD = 3, 4, 5, 6, 7
 
 
 def launch(
-    setsid: str, folder: Path, seccomp: Path, space_kib: int | None, groups: list[Path], command: list[str]
+    setsid: str, folder: Path, seccomp: Path, space_kib: int | None, command: list[str]
 ) -> socket.socket:
     """Starts the monitor of a container's folder and returns the socket for `wait_set_up`.
 
-    `command` begins with what becomes bwrap; `groups` are the cgroups' files; `space_kib` is a limit on each process's address
-    space. Raises OSError, or CalledProcessError when the orphan could not be left.
+    `command` begins with what becomes bwrap; `space_kib` is a limit on each process's address space. Raises OSError, or
+    CalledProcessError when the orphan could not be left.
     """
     agent, inner = socket.socketpair()
     space = "" if space_kib is None else str(space_kib)
-    arguments = [str(folder), str(seccomp), space, *map(str, groups), "--", *command]
+    arguments = [str(folder), str(seccomp), space, *command]
     try:
         with inner, (folder / "log").open("ab") as log:
             subprocess.run(
@@ -64,25 +60,42 @@ def launch(
                 check=True,
             )
         agent.setblocking(False)
-        # The newline lets the orphan go on; the byte after it is for bwrap.
-        agent.send(b"\n!")
+        agent.send(b"\n")  # lets the orphan go on
     except BaseException:
         agent.close()
         raise
     return agent
 
 
-async def wait_set_up(agent: socket.socket, timeout_s: float) -> bool:
-    """Waits until the sandbox is complete (True), or has failed or takes too long (False).
+async def wait_set_up(agent: socket.socket, groups: Sequence[Path], timeout_s: float) -> bool:
+    """Puts the sandbox into its cgroups (their files `cgroup.procs`) and waits until it is complete (True), or has failed or takes
+    too long (False). Raises OSError when a cgroup takes no process.
 
-    bwrap reads the one byte that lies ready in the socket after all mounts are made, and closes its copies. A unix socket that is
-    closed with the byte unread resets its peer: so the end of the stream says which of the two it was.
+    bwrap reads one byte from the socket after all mounts are made, and closes its copies. A unix socket that is closed with the
+    byte unread resets its peer: so the end of the stream says which of the two it was.
     """
+    loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(timeout_s):
-            return await asyncio.get_running_loop().sock_recv(agent, 1) == b""
-    except (ConnectionResetError, BrokenPipeError, TimeoutError):
+            pid = int((await loop.sock_recv(agent, 32)).strip() or 0)
+            if not pid:
+                return False
+            if groups:
+                await asyncio.to_thread(_enter, pid, groups)
+            await loop.sock_sendall(agent, b"!")
+            return await loop.sock_recv(agent, 1) == b""
+    except (ConnectionResetError, BrokenPipeError, ProcessLookupError, TimeoutError):
         return False
+
+
+def _enter(pid: int, groups: Sequence[Path]) -> None:
+    """The monitor first: what it forks after that is inside already."""
+    for group in groups:
+        group.write_text(str(pid))
+    child = first_child(pid)
+    if child is not None:
+        for group in groups:
+            group.write_text(str(child))
 
 
 def is_alive(pid: int, started: str) -> bool:

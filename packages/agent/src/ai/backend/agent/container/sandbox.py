@@ -111,6 +111,7 @@ class SandboxBackend:
         for container in await self.list():
             if container.status is ContainerStatus.RUNNING:
                 self._watch(container.name)
+                self._end_unconfined(container.name)
 
     def _prepare(self) -> None:
         self._state_dir.mkdir(parents=True, exist_ok=True)
@@ -274,8 +275,9 @@ class SandboxBackend:
                     self._starting.discard(name)
 
     async def _start(self, name: str, record: Record) -> None:
-        with self._launch(name, record) as agent:
-            ready = await monitor.wait_set_up(agent, _SETUP_TIMEOUT_S)
+        agent, groups = self._launch(name, record)
+        with agent:
+            ready = await monitor.wait_set_up(agent, groups, _SETUP_TIMEOUT_S)
         if not ready:
             await self.stop(name, grace_s=0)
             said = record.log(2000).decode(errors="replace").strip()
@@ -284,7 +286,7 @@ class SandboxBackend:
             )
         self._watch(name)
 
-    def _launch(self, name: str, record: Record) -> socket.socket:
+    def _launch(self, name: str, record: Record) -> tuple[socket.socket, list[Path]]:
         kept = record.kept()
         groups: list[Path] = []
         if self._cgroups is not None:
@@ -298,7 +300,19 @@ class SandboxBackend:
             str(monitor.ARGS_FD),
         ]
         command += ["--", *kept.command]
-        return monitor.launch(self._setsid, record.folder, self._filter, space_kib, groups, command)
+        return monitor.launch(self._setsid, record.folder, self._filter, space_kib, command), groups
+
+    def _end_unconfined(self, name: str) -> None:
+        """An agent that dies while it starts a container leaves bwrap to run it outside of its cgroups: it has to go."""
+        record = self._record(name)
+        pid = self._monitor(record)
+        if pid is None or self._cgroups is None:
+            return
+        chain = [one for one in (monitor.first_child(pid), pid) if one is not None]
+        if not all(self._cgroups.confines(name, one) for one in chain):
+            record.note_kill()
+            for one in chain:
+                monitor.send_signal(one, signal.SIGKILL)
 
     async def stop(self, name: str, *, grace_s: float) -> None:
         if not self._exists(name):

@@ -193,37 +193,41 @@ def holdings(conn: sa.Connection, access_key: AccessKey) -> tuple[int, ResourceS
     return len(rows), sum_slots([ResourceSlots(row.requested_slots) for row in rows])
 
 
+_INSERT, _INSERT_KERNELS = sa.insert(sessions), sa.insert(kernels)
+
+
 def insert(conn: sa.Connection, session: Session) -> None:
     conn.execute(
-        sa.insert(sessions).values(
-            id=session.id,
-            name=session.name,
-            session_type=session.session_type.value,
-            status=session.status.value,
-            status_changed_at=session.status_changed_at,
-            status_history=session.status_history,
-            deadline_at=session.deadline_at,
-            reason=session.reason,
-            reason_detail=session.reason_detail,
-            version=1,  # an admitted session has 0: only what is in the database has a version to guard
-            domain_name=session.domain_name,
-            project_id=session.project_id,
-            user_id=session.user_id,
-            access_key=session.access_key,
-            resource_group=session.resource_group,
-            priority=session.priority,
-            tag=session.tag,
-            requested_slots=session.requested_slots.amounts(),
-            resource_opts=session.resource_opts,
-            environ=session.environ,
-            startup_command=session.startup_command,
-            bootstrap_script=session.bootstrap_script,
-            result=session.result,
-            created_at=session.created_at,
-        )
+        _INSERT,
+        {
+            "id": session.id,
+            "name": session.name,
+            "session_type": session.session_type.value,
+            "status": session.status.value,
+            "status_changed_at": session.status_changed_at,
+            "status_history": session.status_history,
+            "deadline_at": session.deadline_at,
+            "reason": session.reason,
+            "reason_detail": session.reason_detail,
+            "version": 1,  # an admitted session has 0: only what is in the database has a version to guard
+            "domain_name": session.domain_name,
+            "project_id": session.project_id,
+            "user_id": session.user_id,
+            "access_key": session.access_key,
+            "resource_group": session.resource_group,
+            "priority": session.priority,
+            "tag": session.tag,
+            "requested_slots": session.requested_slots.amounts(),
+            "resource_opts": session.resource_opts,
+            "environ": session.environ,
+            "startup_command": session.startup_command,
+            "bootstrap_script": session.bootstrap_script,
+            "result": session.result,
+            "created_at": session.created_at,
+        },
     )
     conn.execute(
-        sa.insert(kernels),
+        _INSERT_KERNELS,
         [
             {
                 "id": kernel.id,
