@@ -49,7 +49,6 @@ async def make_real_agent(
     agent = Agent(
         config=CONFIG,
         clock=clock,
-        rng=rng,
         bus=bus,
         backend=backend,
         agent_id=node.agent_id,

@@ -65,7 +65,6 @@ class Node:
                 heartbeat_s=0.2, start_timeout_s=10, stop_grace_s=0.1, scratch_free_min="0", **config
             ),
             clock=SystemClock(),
-            rng=random.Random(3),
             bus=self.bus,
             backend=FakeBackend(self.world),
             agent_id="a1",

@@ -341,6 +341,20 @@ class TestSurvival:
         await backend.remove("kept")
         assert await harness.leftovers("kept") == []
 
+    async def test_a_container_outside_of_its_cgroups_is_ended(self, harness: SandboxHarness) -> None:
+        """What an agent leaves that dies while the sandbox is set up: bwrap goes on without its limits."""
+        await harness.backend.create(make_spec(harness, "loose", "sleep 600"))
+        await harness.backend.start("loose")
+        container = await harness.backend.inspect("loose")
+        assert container is not None and container.pid is not None
+        (Path("/sys/fs/cgroup/memory/cgroup.procs")).write_text(str(container.pid))
+        backend = await harness.reopen()
+        async with changes_of(backend) as names:
+            container = await wait_for(backend, names, "loose", exited)
+        assert container.exit is not None and container.exit.exit_code == 137
+        await backend.remove("loose")
+        assert await harness.leftovers("loose") == []
+
     async def test_restarted_node_means_lost(self, harness: SandboxHarness) -> None:
         await harness.backend.create(make_spec(harness, "old"))
         await harness.backend.start("old")

@@ -59,7 +59,6 @@ async def build_agent(config: AgentConfig, *, home: Path, clock: Clock, rng: Ran
     return Agent(
         config=config,
         clock=clock,
-        rng=rng,
         bus=bus,
         backend=backend,
         agent_id=facts.agent_id,

@@ -12,7 +12,6 @@ from uuid import UUID
 from ai.backend.common.bus import AgentBus
 from ai.backend.common.clock import Clock
 from ai.backend.common.errors import BackendError, KernelError
-from ai.backend.common.ids import Random
 from ai.backend.common.log import get_logger
 from ai.backend.common.quantity import parse_size
 from ai.backend.common.wire import rpc
@@ -61,7 +60,6 @@ class Agent:
         *,
         config: AgentConfig,
         clock: Clock,
-        rng: Random,
         bus: AgentBus,
         backend: ContainerBackend,
         agent_id: str,

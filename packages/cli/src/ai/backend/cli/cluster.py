@@ -54,7 +54,7 @@ class Listen(click.ParamType["tuple[str, int]"]):
         host, _, port = str(value).rpartition(":")
         if not host or not port.isdigit() or int(port) > 65535:
             self.fail(f"{value!r} is not of the form HOST:PORT", param, ctx)
-        return host, int(port)
+        return host.strip("[]"), int(port)
 
 
 def cluster_options(function: Any) -> Any:
@@ -117,7 +117,7 @@ def start(
     ready, told = os.pipe()
     command_line = [
         sys.executable, "-P", "-m", "ai.backend.cli.embedded", "--home", str(home.path),
-        "--listen", f"{listen[0]}:{listen[1]}", "--backend", backend, "--ready-fd", str(told),
+        "--listen", f"[{listen[0]}]:{listen[1]}", "--backend", backend, "--ready-fd", str(told),
     ]  # fmt: skip
     if docker_host:
         command_line += ["--docker-host", docker_host]

