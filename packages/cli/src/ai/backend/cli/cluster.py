@@ -117,7 +117,7 @@ def start(
     ready, told = os.pipe()
     command_line = [
         sys.executable, "-P", "-m", "ai.backend.cli.embedded", "--home", str(home.path),
-        "--listen", f"[{listen[0]}]:{listen[1]}", "--backend", backend, "--ready-fd", str(told),
+        "--listen", f"{listen[0]}:{listen[1]}", "--backend", backend, "--ready-fd", str(told),
     ]  # fmt: skip
     if docker_host:
         command_line += ["--docker-host", docker_host]

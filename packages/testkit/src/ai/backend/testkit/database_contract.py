@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from ai.backend.manager.db.column import JsonDocument, UtcDateTime
 from ai.backend.manager.db.database import Database, UniqueViolation
-from ai.backend.manager.db.schema import domains, users
+from ai.backend.manager.db.schema import domains, user_policies, users
 from ai.backend.manager.db.schema import metadata as schema
 from ai.backend.manager.db.upsert import upsert
 
@@ -128,6 +128,11 @@ class DatabaseContract:
             return lambda conn: conn.execute(sa.insert(users).values(row)).close()
 
         await database.run(add_domain)
+        await database.run(
+            lambda conn: conn.execute(
+                sa.insert(user_policies).values(name="default", created_at=NOON)
+            ).close()
+        )
         await database.run(add_user(1, "a", "a"))
         for op, name in (
             (add_domain, "pk_domains"),

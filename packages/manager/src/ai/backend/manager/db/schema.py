@@ -27,6 +27,31 @@ domains = sa.Table(
     sa.Column("is_active", sa.Boolean, nullable=False, default=True),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("total_resource_slots", JsonDocument, nullable=False, default=dict),
+    sa.Column("modified_at", UtcDateTime, nullable=True),
+    sa.Column("allowed_vfolder_hosts", JsonDocument, nullable=False, default=dict),
+    sa.Column("allowed_docker_registries", JsonDocument, nullable=False, default=list),
+    sa.Column("integration_id", sa.String(512), nullable=True),
+)
+
+user_policies = sa.Table(
+    "user_policies",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("max_vfolder_count", sa.Integer, nullable=False, default=0),
+    sa.Column("max_quota_scope_bytes", sa.BigInteger, nullable=False, default=0),
+    sa.Column("max_session_count_per_model_session", sa.Integer, nullable=False, default=10),
+    sa.Column("max_customized_image_count", sa.Integer, nullable=False, default=3),
+)
+
+project_policies = sa.Table(
+    "project_policies",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("max_vfolder_count", sa.Integer, nullable=False, default=0),
+    sa.Column("max_quota_scope_bytes", sa.BigInteger, nullable=False, default=0),
+    sa.Column("max_network_count", sa.Integer, nullable=False, default=3),
 )
 
 projects = sa.Table(
@@ -39,6 +64,10 @@ projects = sa.Table(
     sa.Column("is_active", sa.Boolean, nullable=False, default=True),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("total_resource_slots", JsonDocument, nullable=False, default=dict),
+    sa.Column("modified_at", UtcDateTime, nullable=True),
+    sa.Column("allowed_vfolder_hosts", JsonDocument, nullable=False, default=dict),
+    sa.Column("integration_id", sa.String(512), nullable=True),
+    sa.Column("policy_name", sa.ForeignKey("project_policies.name"), nullable=False, default="default"),
     sa.UniqueConstraint("domain_name", "name"),
 )
 
@@ -55,6 +84,21 @@ users = sa.Table(
     sa.Column("domain_name", sa.ForeignKey("domains.name"), nullable=False),
     sa.Column("allowed_client_ip", JsonDocument, nullable=True),
     sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("description", sa.String(500), nullable=False, default=""),
+    sa.Column("status_info", sa.String(128), nullable=False, default=""),
+    sa.Column("modified_at", UtcDateTime, nullable=True),
+    sa.Column("need_password_change", sa.Boolean, nullable=False, default=False),
+    sa.Column("password_changed_at", UtcDateTime, nullable=True),
+    sa.Column("policy_name", sa.ForeignKey("user_policies.name"), nullable=False, default="default"),
+    sa.Column("main_access_key", sa.String(20), nullable=True),
+    sa.Column("totp_key_sealed", sa.LargeBinary, nullable=True),
+    sa.Column("totp_activated_at", UtcDateTime, nullable=True),  # NULL: not active
+    sa.Column("totp_last_step", sa.BigInteger, nullable=False, default=0),  # no code is taken twice
+    sa.Column("sudo_session_enabled", sa.Boolean, nullable=False, default=False),
+    sa.Column("container_uid", sa.Integer, nullable=True),
+    sa.Column("container_main_gid", sa.Integer, nullable=True),
+    sa.Column("container_gids", JsonDocument, nullable=True),
+    sa.Column("oidc_subject", sa.String(512), nullable=True, unique=True),  # "issuer subject"
 )
 
 project_members = sa.Table(
@@ -62,6 +106,7 @@ project_members = sa.Table(
     metadata,
     sa.Column("project_id", sa.ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("user_id", sa.ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("is_admin", sa.Boolean, nullable=False, default=False),
 )
 
 keypair_policies = sa.Table(
@@ -73,6 +118,14 @@ keypair_policies = sa.Table(
     sa.Column("max_concurrent_sessions", sa.Integer, nullable=False),
     sa.Column("max_containers_per_session", sa.Integer, nullable=False),
     sa.Column("max_session_lifetime_s", sa.Integer, nullable=False, default=0),  # 0 = unlimited
+    sa.Column("default_for_unspecified", sa.String(16), nullable=False, default="UNLIMITED"),
+    sa.Column("max_concurrent_sftp_sessions", sa.Integer, nullable=False, default=1),
+    sa.Column("max_pending_session_count", sa.Integer, nullable=True),
+    sa.Column("max_pending_session_resource_slots", JsonDocument, nullable=True),
+    sa.Column("idle_timeout_s", sa.BigInteger, nullable=False, default=0),  # 0 = never
+    sa.Column("allowed_vfolder_hosts", JsonDocument, nullable=False, default=dict),
+    sa.Column("max_vfolder_count", sa.Integer, nullable=False, default=0),
+    sa.Column("max_quota_scope_bytes", sa.BigInteger, nullable=False, default=0),
 )
 
 keypairs = sa.Table(
@@ -89,6 +142,11 @@ keypairs = sa.Table(
     sa.Column("rate_limit", sa.Integer, nullable=False),  # requests in 15 minutes
     sa.Column("bootstrap_script", sa.Text, nullable=False, default=""),
     sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("modified_at", UtcDateTime, nullable=True),
+    sa.Column("last_used_at", UtcDateTime, nullable=True),
+    sa.Column("num_queries", sa.BigInteger, nullable=False, default=0),
+    sa.Column("ssh_public_key", sa.Text, nullable=True),
+    sa.Column("ssh_private_key_sealed", sa.LargeBinary, nullable=True),
 )
 
 resource_groups = sa.Table(
@@ -98,6 +156,14 @@ resource_groups = sa.Table(
     sa.Column("description", sa.String(512), nullable=False, default=""),
     sa.Column("is_active", sa.Boolean, nullable=False, default=True),
     sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("is_public", sa.Boolean, nullable=False, default=True),
+    sa.Column("wsproxy_addr", sa.String(1024), nullable=True),
+    sa.Column("wsproxy_api_token", sa.String(128), nullable=True),
+    sa.Column("driver", sa.String(64), nullable=False, default="static"),
+    sa.Column("driver_opts", JsonDocument, nullable=False, default=dict),
+    sa.Column("scheduler", sa.String(64), nullable=False, default="fifo"),
+    sa.Column("scheduler_opts", JsonDocument, nullable=False, default=dict),
+    sa.Column("use_host_network", sa.Boolean, nullable=False, default=False),
 )
 
 agents = sa.Table(
@@ -124,6 +190,8 @@ agents = sa.Table(
     sa.Column("address", sa.String(128), nullable=False, default=""),
     sa.Column("healthy", sa.Boolean, nullable=False, default=True),
     sa.Column("problem", sa.Text, nullable=False, default=""),
+    sa.Column("region", sa.String(64), nullable=False, default="local"),
+    sa.Column("lost_at", UtcDateTime, nullable=True),
 )
 
 images = sa.Table(
@@ -186,6 +254,13 @@ sessions = sa.Table(
     sa.Column("result", sa.String(16), nullable=False, default="undefined"),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("terminated_at", UtcDateTime, nullable=True),
+    sa.Column("cluster_mode", sa.String(16), nullable=False, default="single-node"),
+    sa.Column("starts_at", UtcDateTime, nullable=True),
+    sa.Column("batch_timeout_s", sa.BigInteger, nullable=True),
+    sa.Column("callback_url", sa.Text, nullable=True),
+    sa.Column("mounts", JsonDocument, nullable=False, default=list),
+    sa.Column("agent_list", JsonDocument, nullable=False, default=list),  # nodes that a superadmin chose
+    sa.Column("num_queries", sa.BigInteger, nullable=False, default=0),
 )
 sa.Index("ix_sessions_access_key_name", sessions.c.access_key, sessions.c.name)
 sa.Index("ix_sessions_status", sessions.c.status)
@@ -225,6 +300,8 @@ kernels = sa.Table(
     sa.Column("stats", JsonDocument, nullable=False, default=dict),
     sa.Column("logs", sa.Text, nullable=True),  # kept from the end of the kernel on
     sa.Column("status_changed_at", UtcDateTime, nullable=False),
+    sa.Column("preopen_ports", JsonDocument, nullable=False, default=list),
+    sa.Column("service_ports", JsonDocument, nullable=False, default=list),
 )
 sa.Index("ix_kernels_status", kernels.c.status)
 
@@ -236,4 +313,137 @@ events = sa.Table(  # the outbox: written in the transaction of the change it te
     sa.Column("name", sa.String(48), nullable=False),  # session_started, kernel_terminated, ...
     sa.Column("session_id", sa.Uuid, nullable=False),
     sa.Column("payload", JsonDocument, nullable=False),
+)
+
+# Who may use a resource group that is not public: any of the three is enough.
+resource_group_domains = sa.Table(
+    "resource_group_domains",
+    metadata,
+    sa.Column("resource_group", sa.ForeignKey("resource_groups.name", ondelete="CASCADE"), primary_key=True),
+    sa.Column("domain_name", sa.ForeignKey("domains.name", ondelete="CASCADE"), primary_key=True),
+)
+
+resource_group_projects = sa.Table(
+    "resource_group_projects",
+    metadata,
+    sa.Column("resource_group", sa.ForeignKey("resource_groups.name", ondelete="CASCADE"), primary_key=True),
+    sa.Column("project_id", sa.ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
+)
+
+resource_group_keypairs = sa.Table(
+    "resource_group_keypairs",
+    metadata,
+    sa.Column("resource_group", sa.ForeignKey("resource_groups.name", ondelete="CASCADE"), primary_key=True),
+    sa.Column("access_key", sa.ForeignKey("keypairs.access_key", ondelete="CASCADE"), primary_key=True),
+)
+
+resource_presets = sa.Table(
+    "resource_presets",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("name", sa.String(256), nullable=False),
+    sa.Column("resource_slots", JsonDocument, nullable=False),
+    sa.Column("shared_memory_bytes", sa.BigInteger, nullable=True),
+    sa.Column("resource_group", sa.String(64), nullable=False, default=""),  # "": in every one
+    sa.UniqueConstraint("name", "resource_group"),
+)
+
+session_dependencies = sa.Table(
+    "session_dependencies",
+    metadata,
+    sa.Column("session_id", sa.ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("depends_on", sa.ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
+)
+
+templates = sa.Table(
+    "templates",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("template_type", sa.String(16), nullable=False),  # task, cluster
+    sa.Column("name", sa.String(128), nullable=False),
+    sa.Column("body", JsonDocument, nullable=False),
+    sa.Column("domain_name", sa.ForeignKey("domains.name"), nullable=False),
+    sa.Column("project_id", sa.ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("user_id", sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+)
+
+dotfiles = sa.Table(
+    "dotfiles",
+    metadata,
+    sa.Column("scope", sa.String(16), primary_key=True),  # user, project, domain
+    sa.Column("owner", sa.String(64), primary_key=True),  # access key, project id, domain name
+    sa.Column("path", sa.String(255), primary_key=True),
+    sa.Column("permission", sa.String(3), nullable=False),
+    sa.Column("data", sa.Text, nullable=False),
+)
+
+error_logs = sa.Table(
+    "error_logs",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("created_at", UtcDateTime, nullable=False, index=True),
+    sa.Column("severity", sa.String(16), nullable=False),
+    sa.Column("source", sa.String(255), nullable=False),
+    sa.Column("user_id", sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=True),
+    sa.Column("is_read", sa.Boolean, nullable=False, default=False),
+    sa.Column("is_cleared", sa.Boolean, nullable=False, default=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("context_lang", sa.String(64), nullable=False, default=""),
+    sa.Column("context_env", JsonDocument, nullable=False, default=dict),
+    sa.Column("request_url", sa.Text, nullable=True),
+    sa.Column("request_status", sa.Integer, nullable=True),
+    sa.Column("traceback", sa.Text, nullable=True),
+)
+
+settings = (
+    sa.Table(  # what administrators set at run time: a tree of texts, keys like "config/docker/registry/HOST"
+        "settings",
+        metadata,
+        sa.Column("key", sa.String(512), primary_key=True),
+        sa.Column("value", sa.Text, nullable=False),
+    )
+)
+
+tasks = sa.Table(  # background tasks and how far they are
+    "tasks",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.Column("user_id", sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),  # started, done, failed, cancelled
+    sa.Column("current_progress", sa.BigInteger, nullable=False, default=0),
+    sa.Column("total_progress", sa.BigInteger, nullable=False, default=0),
+    sa.Column("message", sa.Text, nullable=False, default=""),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("finished_at", UtcDateTime, nullable=True),
+)
+
+audit_logs = sa.Table(
+    "audit_logs",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("created_at", UtcDateTime, nullable=False, index=True),
+    sa.Column("user_id", sa.Uuid, nullable=False),
+    sa.Column("access_key", sa.String(20), nullable=False),
+    sa.Column("action", sa.String(64), nullable=False),
+    sa.Column("target", sa.String(255), nullable=False),
+    sa.Column("request_id", sa.String(64), nullable=False, default=""),
+    sa.Column("detail", JsonDocument, nullable=False, default=dict),
+)
+
+web_sessions = sa.Table(  # logins by cookie; the identifier itself is never stored
+    "web_sessions",
+    metadata,
+    sa.Column("id_hash", sa.String(64), primary_key=True),
+    sa.Column("access_key", sa.ForeignKey("keypairs.access_key", ondelete="CASCADE"), nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("expires_at", UtcDateTime, nullable=False, index=True),
+)
+
+login_failures = sa.Table(
+    "login_failures",
+    metadata,
+    sa.Column("login", sa.String(320), primary_key=True),  # "domain email"
+    sa.Column("failed_at", UtcDateTime, primary_key=True),
 )

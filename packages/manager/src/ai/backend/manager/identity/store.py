@@ -13,8 +13,10 @@ from ..db.schema import (
     keypair_policies,
     keypairs,
     project_members,
+    project_policies,
     projects,
     resource_groups,
+    user_policies,
     users,
 )
 from ..db.upsert import upsert
@@ -113,6 +115,8 @@ def ensure_defaults(conn: sa.Connection, project_id: ProjectId, now: datetime) -
     upsert(conn, domains, named, key=["name"])
     upsert(conn, resource_groups, named, key=["name"])
     upsert(conn, keypair_policies, named | limits, key=["name"])
+    upsert(conn, user_policies, named, key=["name"])
+    upsert(conn, project_policies, named, key=["name"])
     upsert(
         conn,
         projects,
