@@ -1,0 +1,128 @@
+"""Filters and orders as SQL. A list says which names there are and what each one means; any other name is refused."""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from ai.backend.common.errors import InvalidInput
+
+from ..db.column import UtcDateTime
+from .language import Both, Comparison, Either, Expression, Not, Order, Scalar, parse_filter, parse_order
+
+Column = sa.ColumnElement[Any]
+
+
+class Field(NamedTuple):
+    """What a name of the mini-languages stands for."""
+
+    column: Column
+    upper: bool = False
+    """Stored in upper case: what is compared with it is made so."""
+    lower: bool = False
+    any_of: Callable[[sa.ColumnElement[bool]], sa.ColumnElement[bool]] | None = None
+    """Wraps a condition on a column of the members: true when it holds for any of them. Such a field can't be ordered by."""
+
+
+Fields = Mapping[str, Field | Column]
+
+_COMPARE: Mapping[str, Callable[[Column, Any], sa.ColumnElement[bool]]] = {
+    "==": lambda column, value: column == value,
+    "!=": lambda column, value: column != value,
+    ">": lambda column, value: column > value,
+    ">=": lambda column, value: column >= value,
+    "<": lambda column, value: column < value,
+    "<=": lambda column, value: column <= value,
+    "contains": lambda column, value: column.contains(value, autoescape=True),
+    "like": lambda column, value: column.like(value),
+    "ilike": lambda column, value: column.ilike(value),
+    "in": lambda column, value: column.in_(value),
+    "is": lambda column, value: column.is_(value),
+    "isnot": lambda column, value: column.is_not(value),
+}
+_TEXTUAL = ("contains", "like", "ilike")
+
+
+def condition(text: str | None, fields: Fields) -> sa.ColumnElement[bool] | None:
+    """Raises InvalidInput."""
+    return _condition(parse_filter(text), fields) if text and text.strip() else None
+
+
+def ordering(text: str | None, fields: Fields) -> list[sa.ColumnElement[Any]]:
+    """Raises InvalidInput."""
+    if not text or not text.strip():
+        return []
+    return [_ordered(order, fields) for order in parse_order(text)]
+
+
+def _ordered(order: Order, fields: Fields) -> sa.ColumnElement[Any]:
+    field = _field(order.name, fields, "order")
+    if field.any_of is not None:
+        raise InvalidInput(f"lists can't be ordered by {order.name}", field="order")
+    return field.column.desc() if order.descending else field.column.asc()
+
+
+def _field(name: str, fields: Fields, where: str) -> Field:
+    found = fields.get(name)
+    if found is None:
+        known = ", ".join(sorted(fields))
+        raise InvalidInput(f"no field {name[:40]!r} in this list", hint=f"One of {known}.", field=where)
+    return found if isinstance(found, Field) else Field(found)
+
+
+def _condition(expression: Expression, fields: Fields) -> sa.ColumnElement[bool]:
+    match expression:
+        case Comparison():
+            return _comparison(expression, _field(expression.name, fields, "filter"))
+        case Not(inner):
+            return sa.not_(_condition(inner, fields))
+        case Both(left, right):
+            return sa.and_(_condition(left, fields), _condition(right, fields))
+        case Either(left, right):
+            return sa.or_(_condition(left, fields), _condition(right, fields))
+
+
+def _comparison(one: Comparison, field: Field) -> sa.ColumnElement[bool]:
+    column = field.column
+    if one.operator in ("is", "isnot") and one.value is not None and not isinstance(one.value, bool):
+        raise InvalidInput(f"{one.operator!r} compares with null, true or false", field="filter")
+    if one.operator in _TEXTUAL:
+        if not isinstance(one.value, str):
+            raise InvalidInput(f"{one.operator!r} needs a text", field="filter")
+        column, value = sa.cast(column, sa.String), _cased(one.value, field)
+    elif isinstance(one.value, tuple):
+        value = [_value(item, field, one.name) for item in one.value]
+    else:
+        value = _value(one.value, field, one.name)
+    made = _COMPARE[one.operator](column, value)
+    return field.any_of(made) if field.any_of is not None else made
+
+
+def _cased(value: Scalar, field: Field) -> Any:
+    if not isinstance(value, str):
+        return value
+    return value.upper() if field.upper else value.lower() if field.lower else value
+
+
+def _value(value: Scalar, field: Field, name: str) -> Any:
+    """As the column's type needs it. Raises InvalidInput."""
+    kind = field.column.type
+    if value is None:
+        return None
+    try:
+        if isinstance(kind, type(UtcDateTime)):
+            when = datetime.fromisoformat(str(value))
+            return when if when.tzinfo else when.replace(tzinfo=UTC)
+        if isinstance(kind, sa.Uuid):
+            return UUID(str(value))
+        if isinstance(kind, sa.Boolean):
+            if not isinstance(value, bool):
+                raise ValueError
+            return value
+        if isinstance(kind, sa.Integer):
+            return int(value)
+    except ValueError:
+        raise InvalidInput(f"{value!r} is no value of {name}", field="filter") from None
+    return _cased(value if isinstance(value, str) else str(value), field)
