@@ -20,9 +20,12 @@ CAUSES = frozenset(
         "self-terminated",
         "container-not-found",
         "cluster-down",
+        "task-finished",
+        "task-timeout",
     }
 )
 """Why a session that runs may end: its owner, its own program, or its node. Never a crash of ours."""
+RESULTS = frozenset({"success", "failure"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +37,7 @@ class SessionRow:
     version: int
     has_deadline: bool
     reason: str
+    result: str = "undefined"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,11 +155,15 @@ class Checkers:
                 )
             if before.status == RUNNING and after.status in ENDING and after.reason not in CAUSES:
                 found.append(f"session {short(session_id)} ran and was ended for {after.reason!r}")
+            if before.result in RESULTS and after.result != before.result:
+                found.append(f"session {short(session_id)}: {before.result} became {after.result}")
             if before.status in TERMINAL and after.status != before.status:
                 found.append(
                     f"session {short(session_id)} left the terminal {before.status} for {after.status}"
                 )
         for session in rows.sessions:
+            if session.reason == "task-finished" and session.result not in RESULTS:
+                found.append(f"session {short(session.id)} finished its task without a result")
             if session.status not in TERMINAL and session.status != RUNNING and not session.has_deadline:
                 found.append(f"session {short(session.id)} is {session.status} without a deadline")
         self._seen = now

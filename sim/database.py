@@ -27,6 +27,7 @@ _SESSIONS = sa.select(
     sessions.c.version,
     sessions.c.deadline_at,
     sessions.c.reason,
+    sessions.c.result,
 ).order_by(sessions.c.created_at, sessions.c.id)
 _KERNELS = sa.select(
     kernels.c.id, kernels.c.session_id, kernels.c.status, kernels.c.agent_id, kernels.c.requested_slots
@@ -50,6 +51,7 @@ def rows_of(conn: sa.Connection) -> Rows:
                 version=row.version,
                 has_deadline=row.deadline_at is not None,
                 reason=row.reason,
+                result=row.result,
             )
             for row in conn.execute(_SESSIONS)
         ),

@@ -160,8 +160,14 @@ class ModelAgent:
             killed = container.exit is not None and container.exit.cause is ExitCause.OUT_OF_MEMORY
             await self._backend.remove(name)
             self._end(kernel, "out-of-memory" if killed else "self-terminated", None)
+        elif kernel.startup_command:
+            await self._backend.remove(name)
+            code = int(kernel.startup_command.rpartition("exit ")[2])
+            self._end(kernel, "task-finished", None, exit_code=code)
 
-    def _end(self, kernel: DesiredKernel, reason: str, message: str | None) -> None:
+    def _end(
+        self, kernel: DesiredKernel, reason: str, message: str | None, *, exit_code: int | None = None
+    ) -> None:
         self._journal.ended[kernel.kernel_id] = KernelReport(
             kernel_id=kernel.kernel_id,
             session_id=kernel.session_id,
@@ -169,6 +175,7 @@ class ModelAgent:
             state=KernelState.TERMINATED,
             reason=reason,
             message=message or "",
+            exit_code=exit_code,
         )
 
     def _spec(self, kernel: DesiredKernel) -> ContainerSpec:

@@ -6,13 +6,15 @@ other bus. All chance comes from one seeded generator. It must never know what t
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
 
-from ai.backend.common.bus import Handler, ReportHandler, answer, result_of
-from ai.backend.common.errors import AgentUnreachable, BackendError, Timeout
+from ai.backend.common.bus import Handler, ReportHandler, StreamHandler, answer, answer_stream, result_of
+from ai.backend.common.errors import AgentUnreachable, BackendError, StreamClosed, Timeout
+from ai.backend.common.stream import Frame, Stream, StreamEnd
 from ai.backend.common.wire import rpc
 
 R = TypeVar("R", bound=rpc.Message)
@@ -32,6 +34,7 @@ class Weather:
 
 
 CALM = Weather()
+STREAM_LINGER_S = 0.1
 
 
 class Network:
@@ -67,6 +70,14 @@ class Network:
                 delay_s += self.weather.late_s
             asyncio.get_running_loop().call_later(delay_s, self._arrive, agent_id, data, deliver)
 
+    def stream_delay(self, agent_id: str) -> float | None:
+        """How long a stream's frame takes; None: it is lost."""
+        if agent_id in self.cut or self._rng.random() < self.weather.loss:
+            self.lost += 1
+            return None
+        self.carried += 1
+        return self._rng.uniform(*self.weather.delay_s)
+
     def _arrive(self, agent_id: str, data: bytes, deliver: Deliver) -> None:
         if agent_id in self.cut:
             self.lost += 1
@@ -96,6 +107,50 @@ class Network:
             self._manager.take(agent_id, data)
 
 
+class Line:
+    """One stream's two ends. A stream is all or nothing, as over a real connection: its frames arrive in order, and one that is lost, or
+    whose end is dead, loses the stream on both sides."""
+
+    def __init__(self, network: Network, agent_id: str) -> None:
+        self._network = network
+        self._agent_id = agent_id
+        self._arrived: dict[str, float] = {"in": 0.0, "out": 0.0}
+        self._under_way: dict[str, deque[Frame]] = {"in": deque(), "out": deque()}
+        self.handler: asyncio.Task[None] | None = None
+        self.lost = False
+        self.manager_end = StreamEnd(lambda frame: self._carry("in", frame))
+        self.agent_end = StreamEnd(lambda frame: self._carry("out", frame), on_end=self._linger)
+
+    def _carry(self, way: str, frame: Frame) -> None:
+        loop = asyncio.get_running_loop()
+        delay_s = self._network.stream_delay(self._agent_id)
+        if delay_s is None:
+            self.lose()
+            return
+        self._arrived[way] = max(self._arrived[way], loop.time() + delay_s)
+        self._under_way[way].append(frame)
+        loop.call_at(self._arrived[way], self._arrive, way)
+
+    def _arrive(self, way: str) -> None:
+        frame = self._under_way[way].popleft()  # timers of one moment come in any order, frames do not
+        if self.lost:
+            return
+        if self._agent_id in self._network.cut:
+            self.lose()
+            return
+        (self.agent_end if way == "in" else self.manager_end).take(frame)
+
+    def _linger(self) -> None:
+        if self.handler is not None:
+            asyncio.get_running_loop().call_later(STREAM_LINGER_S, self.handler.cancel)
+
+    def lose(self) -> None:
+        """The connection is gone."""
+        self.lost = True
+        self.manager_end.lost(AgentUnreachable(f"agent {self._agent_id} went away", agent=self._agent_id))
+        self.agent_end.lost(StreamClosed("the manager went away"))
+
+
 class ManagerEnd:
     """A `ManagerBus`."""
 
@@ -105,7 +160,36 @@ class ManagerEnd:
         self._locks: dict[str, asyncio.Lock] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._waiting: dict[asyncio.Future[bytes], str] = {}
+        self._lines: list[Line] = []
         self._dead = False
+
+    async def open_stream(self, agent_id: str, request: rpc.StreamRequest, *, timeout_s: float) -> Stream:
+        service = self._network.serving(agent_id)
+        if service is None:
+            raise AgentUnreachable(f"agent {agent_id} is not connected", agent=agent_id)
+        opened: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        line = Line(self._network, agent_id)
+        self._lines = [one for one in self._lines if not one.lost] + [line]
+
+        def respond(data: bytes) -> None:
+            self._network.carry(agent_id, data, lambda got: self._resolve(opened, got))
+
+        self._network.carry(
+            agent_id,
+            rpc.encode(request),
+            lambda data: service.open_stream(data, line, respond),
+        )
+        try:
+            async with asyncio.timeout(timeout_s):
+                result_of(await opened, rpc.Done)
+        except BaseException as exc:
+            line.lose()
+            if line.handler is not None:
+                line.handler.cancel()
+            if isinstance(exc, TimeoutError):
+                raise Timeout(f"agent {agent_id} did not open a stream in {timeout_s:g} s") from exc
+            raise
+        return line.manager_end
 
     async def call(self, agent_id: str, request: rpc.Request, reply: type[R], *, timeout_s: float) -> R:
         if self._network.serving(agent_id) is None:
@@ -166,6 +250,8 @@ class ManagerEnd:
     def die(self) -> None:
         """The process is gone, at this very moment."""
         self._dead = True
+        for line in self._lines:
+            line.lose()
         for task in list(self._tasks):
             task.cancel()
 
@@ -173,15 +259,31 @@ class ManagerEnd:
 class Service:
     """One `serve` of an agent's end, while it lasts."""
 
-    def __init__(self, handler: Handler, group: asyncio.TaskGroup) -> None:
+    def __init__(self, handler: Handler, streams: StreamHandler | None, group: asyncio.TaskGroup) -> None:
         self._handler = handler
+        self._streams = streams
         self._group = group
+        self._lines: list[Line] = []
         self.dead = False
 
     def take(self, data: bytes, respond: Respond) -> None:
         """A request has arrived."""
         if not self.dead:
             self._group.create_task(self._answer(data, respond), name="request")
+
+    def open_stream(self, data: bytes, line: Line, respond: Respond) -> None:
+        """A request for a stream has arrived."""
+        if self.dead or line.handler is not None or line.lost:
+            return
+        self._lines = [one for one in self._lines if not one.lost] + [line]
+        line.handler = self._group.create_task(
+            answer_stream(self._streams, data, line.agent_end, respond), name="stream"
+        )
+
+    def end(self) -> None:
+        self.dead = True
+        for line in self._lines:
+            line.lose()
 
     async def _answer(self, data: bytes, respond: Respond) -> None:
         reply = await answer(self._handler, data)
@@ -197,9 +299,9 @@ class AgentEnd:
         self._services: dict[Service, str] = {}
         self._dead = False
 
-    async def serve(self, agent_id: str, handler: Handler) -> None:
+    async def serve(self, agent_id: str, handler: Handler, streams: StreamHandler | None = None) -> None:
         async with asyncio.TaskGroup() as group:
-            service = Service(handler, group)
+            service = Service(handler, streams, group)
             self._services[service] = agent_id
             self._network.attach(agent_id, service)
             try:
@@ -208,7 +310,7 @@ class AgentEnd:
                 self._end(service)
 
     def _end(self, service: Service) -> None:
-        service.dead = True
+        service.end()
         self._network.detach(self._services.pop(service, ""), service)
 
     async def report(self, report: rpc.AgentReport) -> None:

@@ -151,6 +151,11 @@ async def _play(
     await asyncio.sleep(PATIENCE_S)
     world.tell("second reckoning")
     checkers.finish(all_ended=True)
+    for node in nodes:
+        ran = node.disk["runners"].ran if "runners" in node.disk else []
+        checkers.violations += [
+            f"the command of {one} ran twice" for one in sorted({x for x in ran if ran.count(x) > 1})
+        ]
     await database.close()
 
 
@@ -169,6 +174,8 @@ def seed_rows(conn: sa.Connection, rng: Random) -> list[Principal]:
         (schema.domains, {"name": "default"}),
         (schema.resource_groups, {"name": "default"}),
         (schema.keypair_policies, {"name": "default", **limits}),
+        (schema.user_policies, {"name": "default"}),
+        (schema.project_policies, {"name": "default"}),
         (schema.projects, {"id": project_id, "name": "default", "domain_name": "default"}),
     ):
         conn.execute(sa.insert(table).values(created_at=EPOCH, **row))

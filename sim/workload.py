@@ -11,7 +11,7 @@ from typing import Any
 from ai.backend.common.errors import BackendError, Timeout
 from ai.backend.manager.access.model import Principal
 from ai.backend.manager.assembly import Manager
-from ai.backend.manager.session.model import SessionDraft
+from ai.backend.manager.session.model import SessionDraft, SessionType
 
 from .world import World
 
@@ -46,7 +46,9 @@ async def wish(world: World, rng: Random, principal: Principal, name: str) -> No
     """One thing that a person may want of a session."""
     who = principal.email.partition("@")[0]
     other, forced, draw = rng.choice(NAMES), rng.random() < 0.3, rng.random()
-    if draw < 0.5:
+    if draw < 0.15:
+        await create_batch(world, rng, principal, who, name)
+    elif draw < 0.5:
         await create(world, rng, principal, who, name)
     elif draw < 0.7:
         how = " by force" if forced else ""
@@ -93,6 +95,26 @@ async def create(world: World, rng: Random, principal: Principal, who: str, name
         world,
         f"{who} creates {name} {draft.resources['cpu']}/{draft.resources['mem']}",
         lambda m: m.sessions.create(principal, draft),
+    )
+    if created is not None:
+        world.checkers.acknowledged(str(created.session.id))
+
+
+async def create_batch(world: World, rng: Random, principal: Principal, who: str, name: str) -> None:
+    """A command of some seconds that ends well or badly."""
+    script = f"sleep {rng.choice(('0.1', '3', '15', '60'))}; exit {rng.choice((0, 0, 0, 1))}"
+    draft = SessionDraft(
+        name=name,
+        image="python",
+        session_type=SessionType.BATCH,
+        startup_command=script,
+        batch_timeout=rng.choice((None, None, 10, 30)),
+        resources={"cpu": rng.choice(("0.5", "1")), "mem": "256m"},
+        enqueue_only=rng.random() < 0.7,
+        reuse=rng.random() < 0.7,
+    )
+    created = await act(
+        world, f"{who} creates batch {name}: {script}", lambda m: m.sessions.create(principal, draft)
     )
     if created is not None:
         world.checkers.acknowledged(str(created.session.id))

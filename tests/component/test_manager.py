@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from msgspec import structs
 
 from ai.backend.common.bus import InProcessBus
 from ai.backend.common.clock import SystemClock
@@ -29,9 +30,10 @@ from ai.backend.manager.config import ManagerConfig
 from ai.backend.manager.db.database import Database
 from ai.backend.manager.db.migration import migrate
 from ai.backend.manager.db.opening import open_database
+from ai.backend.manager.event.model import Event as SessionEvent
 from ai.backend.manager.identity.service import IdentityService
 from ai.backend.manager.secret import FileSecrets
-from ai.backend.manager.session.model import SessionDraft, SessionStatus
+from ai.backend.manager.session.model import Session, SessionDraft, SessionStatus, SessionType
 from ai.backend.testkit.postgres import PrivatePostgres, postgres  # noqa: F401 (a fixture)
 
 IMAGE = "local/python:3.11"
@@ -50,6 +52,14 @@ class PlayedAgent:
     kernels: dict[UUID, KernelReport] = field(default_factory=dict)
     syncs: list[rpc.Sync] = field(default_factory=list)
     deaf: bool = False
+    task_exit: int | None = None
+    """Commands end as soon as they have begun, with this code."""
+
+    async def end(self, kernel_id: UUID, reason: str, exit_code: int | None = None) -> None:
+        self.kernels[kernel_id] = structs.replace(
+            self.kernels[kernel_id], state=KernelState.TERMINATED, reason=reason, exit_code=exit_code
+        )
+        await self.report()
 
     async def handle(self, request: rpc.Request) -> rpc.Reply:
         match request:
@@ -89,6 +99,9 @@ class PlayedAgent:
                 stats={"cpu_used_us": 1500, "memory_peak_bytes": 10},
             )
         await self.report()
+        for kernel in desired:
+            if kernel.startup_command and kernel.target == "run" and self.task_exit is not None:
+                await self.end(kernel.kernel_id, "task-finished", self.task_exit)
 
     async def report(self, **changes: Any) -> None:
         self.sequence += 1
@@ -357,3 +370,62 @@ async def test_ending_all_for_a_shutdown(world: World) -> None:
     assert await world.manager.sessions.end_all("cluster-down") == 2
     page = await world.manager.sessions.list(world.admin, statuses=None, limit=10, offset=0)
     assert {(s.status.value, s.reason) for s in page.items} == {("TERMINATED", "cluster-down")}
+
+
+def batch(name: str = "mybatch", **more: Any) -> SessionDraft:
+    return draft(name, session_type=SessionType.BATCH, startup_command="true", **more)
+
+
+async def until_ended(world: World, ref: str) -> Session:
+    while True:
+        found = await world.manager.sessions.get(world.user, ref, live_only=False)
+        if found.status.terminal:
+            return found
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "result", "told"), [(0, "success", "session_success"), (3, "failure", "session_failure")]
+)
+async def test_a_batch_session_ends_with_its_command(
+    world: World, exit_code: int, result: str, told: str
+) -> None:
+    heard: list[SessionEvent] = []
+    world.manager.events.listen(heard.append)
+    made = await world.manager.sessions.create(world.user, batch())
+    (kernel,) = world.agent.syncs[-1].kernels
+    assert kernel.startup_command == "true"
+    await world.agent.end(made.session.main.id, "task-finished", exit_code)
+    ended = await until_ended(world, str(made.session.id))
+    assert (ended.reason, ended.result, ended.main.exit_code) == ("task-finished", result, exit_code)
+    while [event.name for event in heard if event.name.startswith("session")][-1] != "session_terminated":
+        await asyncio.sleep(0.01)
+    names = [event.name for event in heard if event.name.startswith("session")]
+    assert names[-2:] == [told, "session_terminated"]
+    assert [event.payload["exitCode"] for event in heard if event.name == told] == [exit_code]
+
+
+async def test_a_batch_session_over_its_limit_has_failed(world: World) -> None:
+    made = await world.manager.sessions.create(world.user, batch(batch_timeout=1))
+    ended = await until_ended(world, str(made.session.id))
+    assert (ended.reason, ended.result) == ("task-timeout", "failure")
+
+
+async def test_a_batch_session_that_ended_before_anybody_looked_was_created(world: World) -> None:
+    world.agent.task_exit = 0
+    made = await world.manager.sessions.create(world.user, batch())
+    assert made.created
+    assert (await until_ended(world, str(made.session.id))).result == "success"
+
+
+async def test_runs_are_counted_without_a_write_for_each(world: World) -> None:
+    sessions = world.manager.sessions
+    made = await sessions.create(world.user, draft())
+    for mode, run_id in (("query", None), ("query", None), ("continue", "x"), ("batch", None)):
+        await sessions.execute(world.user, "mysess", mode=mode, code="1", run_id=run_id, options={})
+    assert made.session.version == (await sessions.get(world.user, "mysess")).version
+    assert (await sessions.get(world.user, "mysess")).num_queries == 3
+    sessions.counts.wake()
+    while sessions._queries:
+        await asyncio.sleep(0.01)
+    assert (await sessions.get(world.user, "mysess")).num_queries == 3

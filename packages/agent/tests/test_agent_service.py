@@ -295,3 +295,86 @@ async def test_every_kernel_has_a_user_of_its_own(node: Node) -> None:
         )
         uids = {container.spec.uid for container in node.world.containers.values()}
         assert len(uids) == 2 and min(uids) >= 200_000
+
+
+BATCH_SCRIPT = "sleep 0.05; exit 3"
+
+
+async def test_a_command_is_run_and_its_end_is_that_of_the_kernel(node: Node) -> None:
+    async with node.agent():
+        await node.sync(wish(startup_command=BATCH_SCRIPT))
+        ended = await node.state(KernelState.TERMINATED)
+        assert (ended.reason, ended.exit_code) == ("task-finished", 3) and node.nothing_left()
+        assert node.runners.ran == [(str(K1), "1")]
+        await node.sync(wish(startup_command=BATCH_SCRIPT))
+        assert (await node.state(KernelState.TERMINATED)).exit_code == 3
+
+
+async def test_a_command_goes_on_under_an_agent_that_was_killed_and_is_not_run_again(node: Node) -> None:
+    script = "sleep 0.5; exit 3"
+    for _ in range(3):
+        async with node.agent():
+            await node.sync(wish(startup_command=script))
+            await node.state(KernelState.RUNNING)
+            while not node.runners.ran:
+                await asyncio.sleep(0.01)
+    async with node.agent():
+        ended = await node.state(KernelState.TERMINATED)
+        assert (ended.reason, ended.exit_code) == ("task-finished", 3)
+    assert node.runners.ran == [(str(K1), "1")]
+
+
+async def test_a_command_that_ended_while_no_agent_listened_tells_its_end_to_the_next(node: Node) -> None:
+    async with node.agent():
+        await node.sync(wish(startup_command="sleep 0.1; exit 5"))
+        while not node.runners.ran:
+            await asyncio.sleep(0.01)
+    runner = node.runners.alive[str(K1)]
+    while runner._once != {"once:command": 5}:
+        await asyncio.sleep(0.01)
+    runner._unheard.clear()  # what it said is lost with the agent that it was said to
+    async with node.agent():
+        ended = await node.state(KernelState.TERMINATED)
+        assert (ended.reason, ended.exit_code) == ("task-finished", 5)
+    assert node.runners.ran == [(str(K1), "1")]
+
+
+async def test_a_command_whose_container_is_gone_is_not_run_again(node: Node) -> None:
+    async with node.agent():
+        await node.sync(wish(startup_command="sleep 60"))
+        while not node.runners.ran:
+            await asyncio.sleep(0.01)
+    node.world.reboot()
+    async with node.agent():
+        ended = await node.state(KernelState.TERMINATED)
+        assert ended.reason == "container-not-found"
+    assert node.runners.ran == [(str(K1), "1")]
+
+
+async def test_a_command_may_come_after_the_kernel_is_ready_and_survives_a_quarantine(node: Node) -> None:
+    async with node.agent():
+        await node.sync(wish())
+        await node.state(KernelState.RUNNING)
+        await node.sync(wish(startup_command="sleep 0.3; exit 0"))
+        while not node.runners.ran:
+            await asyncio.sleep(0.01)
+        await node.sync()
+        await node.state(KernelState.UNKNOWN)
+        await node.sync(wish(startup_command="sleep 0.3; exit 0"))
+        ended = await node.state(KernelState.TERMINATED)
+        assert (ended.reason, ended.exit_code) == ("task-finished", 0)
+    assert node.runners.ran == [(str(K1), "1")]
+
+
+async def test_a_command_is_not_begun_when_the_journal_cannot_say_so(node: Node) -> None:
+    async with node.agent() as agent:
+        await node.sync(wish())
+        await node.state(KernelState.RUNNING)
+
+        def refuse(_entry: object) -> None:
+            raise NoSpace("full")
+
+        agent._journal.write = refuse  # type: ignore[method-assign]
+        await node.sync(wish(startup_command="exit 0"))
+        ended = await node.state(KernelState.TERMINATED)
+        assert ended.reason == "task-failed" and node.runners.ran == []

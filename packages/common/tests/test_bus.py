@@ -18,7 +18,7 @@ KINDS = [
 class TestInProcessBus(BusContract):
     @pytest.fixture
     async def ends(self) -> AsyncIterator[Ends]:
-        bus = InProcessBus()
+        bus = InProcessBus(stream_linger_s=0.05)
         yield Ends(manager=bus, agent=bus)
 
 

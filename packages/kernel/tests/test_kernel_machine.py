@@ -11,10 +11,12 @@ from ai.backend.kernel.protocol import (
     CleanFinished,
     Complete,
     Completions,
+    Connect,
     Dying,
     Finished,
     Input,
     Interrupt,
+    OpenTerminal,
     Ready,
     Run,
     Shutdown,
@@ -22,6 +24,7 @@ from ai.backend.kernel.protocol import (
     StatusReply,
     Stderr,
     Stdout,
+    StreamFailed,
     WaitingInput,
 )
 
@@ -66,6 +69,11 @@ EVENTS = st.one_of(
     st.builds(m.StepText, st.integers(1, 4), st.just("stdout"), st.just("x")),
     st.builds(m.StepAsked, st.integers(1, 4), st.booleans()),
     st.builds(m.StepEnded, st.integers(1, 4), st.sampled_from([0, 2])),
+    st.builds(Connect, st.sampled_from("xy"), st.sampled_from([0, 80, 70000])),
+    st.builds(OpenTerminal, st.sampled_from("tu"), st.just(24), st.just(80)),
+    st.builds(m.Dialed, st.sampled_from("xy")),
+    st.builds(m.DialFailed, st.sampled_from("xy"), st.booleans(), st.just("why")),
+    st.builds(m.TerminalEnded, st.sampled_from("tu"), st.sampled_from(["", "why"])),
     st.sampled_from([Shutdown(""), m.Terminated()]),
 )
 
@@ -105,6 +113,8 @@ def test_every_run_is_finished_exactly_once(has_worker: bool, events: list[Any])
             elif isinstance(message, Completions):
                 questions[message.request_id] -= 1
                 assert questions[message.request_id] >= 0
+            elif isinstance(message, StreamFailed):
+                assert event.stream_id == message.stream_id
             elif not isinstance(message, Ready | StatusReply | Dying):
                 assert message.run_id in live, f"{message} after its run"
         # A step that ended with a stale token goes on in the machine's eyes.
@@ -231,3 +241,79 @@ def test_the_line_is_bounded() -> None:
         machine.handle(query(f"r{number}"))
     refusal = machine.handle(query("one too many"))
     assert refusal[-1] == m.Send(Finished("one too many", m.EXIT_REFUSED))
+
+
+def test_a_run_that_is_run_at_most_once_answers_again_with_its_end() -> None:
+    machine = started()
+    once = batch("once:x", exec="make")
+    assert machine.handle(once) == [m.StartStep(1, "exec", "make")]
+    assert machine.handle(once) == []
+    assert machine.handle(m.StepEnded(1, 7)) == [m.Send(Finished("once:x", 7))]
+    assert machine.handle(once) == [m.Send(Finished("once:x", 7))]
+    assert machine.handle(batch("often", exec="make")) == [m.StartStep(2, "exec", "make")]
+    machine.handle(m.StepEnded(2, 0))
+    assert machine.handle(batch("often", exec="make")) == [m.StartStep(3, "exec", "make")]
+
+
+def connect(stream_id: str, port: int = 80) -> Connect:
+    return Connect(stream_id, port)
+
+
+@settings(max_examples=300)
+@given(st.lists(EVENTS, max_size=40))
+def test_every_stream_is_begun_or_refused_once_and_has_one_outcome(events: list[Any]) -> None:
+    machine = m.Machine("python", True)
+    machine.start()
+    begun: set[str] = set()
+    for event in events:
+        effects = machine.handle(event)
+        starts = [e.stream_id for e in effects if isinstance(e, m.Dial | m.StartTerminal)]
+        failures = [
+            e.message.stream_id
+            for e in effects
+            if isinstance(e, m.Send) and isinstance(e.message, StreamFailed)
+        ]
+        if isinstance(event, Connect | OpenTerminal):
+            assert len(starts) + len(failures) == (0 if event.stream_id in begun and not failures else 1)
+            begun.update(starts)
+        elif isinstance(event, m.Dialed | m.DialFailed | m.TerminalEnded):
+            told = isinstance(event, m.DialFailed) or bool(getattr(event, "failure", ""))
+            assert failures == ([event.stream_id] if told and event.stream_id in begun else [])
+            begun.discard(event.stream_id)
+        else:
+            assert not starts and not failures
+
+
+def test_connections_are_made_while_a_run_goes_on() -> None:
+    machine = started()
+    machine.handle(query("a"))
+    assert machine.handle(connect("x", 8080)) == [m.Dial("x", 8080)]
+    assert machine.handle(connect("x", 8080)) == []
+    assert machine.handle(m.DialFailed("x", True, "nobody")) == [m.Send(StreamFailed("x", True, "nobody"))]
+    assert machine.handle(m.DialFailed("x", True, "again")) == []
+    assert machine.handle(OpenTerminal("t", 24, 80)) == [m.StartTerminal("t", 24, 80)]
+    assert machine.handle(m.TerminalEnded("t", "")) == []
+
+
+def test_streams_are_bounded_and_ports_are_ports() -> None:
+    machine = started()
+    for number in range(m.DIALS_MAX):
+        assert machine.handle(connect(f"c{number}")) == [m.Dial(f"c{number}", 80)]
+    (refused,) = machine.handle(connect("one too many"))
+    assert refused.message.refused is False  # type: ignore[union-attr]
+    machine.handle(m.Dialed("c0"))
+    assert machine.handle(connect("now")) == [m.Dial("now", 80)]
+    for number in range(m.TERMINALS_MAX):
+        machine.handle(OpenTerminal(f"t{number}", 24, 80))
+    (refused,) = machine.handle(OpenTerminal("one too many", 24, 80))
+    assert isinstance(refused.message, StreamFailed)  # type: ignore[union-attr]
+    for port in (-1, 0, 65536):
+        (refused,) = started().handle(connect("x", port))
+        assert isinstance(refused.message, StreamFailed)  # type: ignore[union-attr]
+
+
+def test_no_stream_is_begun_at_the_end() -> None:
+    machine = started()
+    machine.handle(Shutdown(""))
+    for event in (connect("x"), OpenTerminal("x", 24, 80)):
+        assert machine.handle(event) == [m.Send(StreamFailed("x", False, "the session is ending"))]

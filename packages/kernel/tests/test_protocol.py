@@ -16,6 +16,10 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "col": st.integers(),
     "exit_code": st.integers(),
     "version": st.integers(),
+    "port": st.integers(),
+    "rows": st.integers(),
+    "columns": st.integers(),
+    "refused": st.booleans(),
 }
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 

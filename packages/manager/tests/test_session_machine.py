@@ -1,6 +1,7 @@
 """The session machine: total, monotone, and nothing that comes late, twice or never can hold a session back or bring it back."""
 
 import itertools
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -14,7 +15,7 @@ from ai.backend.common.quantity import ResourceSlots
 from ai.backend.common.wire.rpc import KernelReport, KernelState
 from ai.backend.manager.config import ManagerConfig
 from ai.backend.manager.session.machine import EVENT_NAMES, EXPIRED_REASONS, TABLE, Event, deadline, react
-from ai.backend.manager.session.model import Kernel, Session, SessionStatus, SessionType
+from ai.backend.manager.session.model import Kernel, Session, SessionResult, SessionStatus, SessionType
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 S = SessionStatus
@@ -100,7 +101,9 @@ def test_every_state_has_an_exit_a_deadline_and_events() -> None:
         assert bool(exits) is not status.terminal
         has_deadline = deadline(status, NOW, config) is not None
         assert has_deadline is (not status.terminal and status is not S.RUNNING)
-        assert (status in EXPIRED_REASONS) is has_deadline
+        may_have_one = deadline(status, NOW, config, batch_timeout_s=1) is not None
+        assert may_have_one is not status.terminal
+        assert (status in EXPIRED_REASONS) is may_have_one
         assert status in EVENT_NAMES
 
 
@@ -170,6 +173,56 @@ def test_late_news_of_the_living_does_not_revive_the_dead() -> None:
 def test_a_missing_kernel_ends_its_session() -> None:
     reaction = reacted(make_session(S.RUNNING), missing=(0,))
     assert (reaction.event, reaction.reason) == (Event.ENDED, "container-not-found")
+
+
+def batch(status: SessionStatus = S.RUNNING, *kernels: SessionStatus, **more: object) -> Session:
+    made = replace(make_session(status, *kernels), session_type=SessionType.BATCH, startup_command="true")
+    return replace(made, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "result"),
+    [(0, SessionResult.SUCCESS), (3, SessionResult.FAILURE), (137, SessionResult.FAILURE)],
+)
+@pytest.mark.parametrize("state", [KernelState.STOPPING, KernelState.TERMINATED])
+def test_a_command_that_ended_decides_the_result(
+    state: KernelState, exit_code: int, result: SessionResult
+) -> None:
+    reaction = reacted(batch(), report(state, reason="task-finished", exit_code=exit_code))
+    assert (reaction.result, reaction.reason) == (result, "task-finished")
+    assert reaction.event in (Event.STOP_REQUESTED, Event.ENDED)
+
+
+def test_a_command_that_ended_while_its_session_was_being_ended_counts() -> None:
+    ending = batch(S.TERMINATING, reason="user-requested")
+    told = report(KernelState.TERMINATED, reason="task-finished", exit_code=0)
+    assert reacted(ending, told).result is SessionResult.SUCCESS
+
+
+@pytest.mark.parametrize(
+    ("reason", "result"),
+    [("out-of-memory", SessionResult.FAILURE), ("user-requested", None), ("cluster-down", None)],
+)
+def test_what_ends_a_command_has_failed_it_unless_somebody_wished_so(
+    reason: str, result: SessionResult | None
+) -> None:
+    assert reacted(batch(), report(KernelState.TERMINATED, reason=reason)).result is result
+
+
+def test_a_lost_container_fails_its_command_and_a_result_is_kept() -> None:
+    assert reacted(batch(), missing=(0,)).result is SessionResult.FAILURE
+    told = report(KernelState.TERMINATED, reason="task-finished", exit_code=0)
+    assert reacted(batch(result=SessionResult.FAILURE), told).result is None
+    assert reacted(make_session(S.RUNNING), told).result is None, "an interactive session has no result"
+    assert (
+        reacted(batch(S.PREPARING), report(KernelState.TERMINATED, reason="failed-to-start")).result is None
+    )
+
+
+def test_the_end_of_the_main_kernels_command_ends_the_others() -> None:
+    two = batch(S.RUNNING, S.RUNNING, S.RUNNING)
+    reaction = reacted(two, report(KernelState.TERMINATED, reason="task-finished", exit_code=0))
+    assert (reaction.event, reaction.result) == (Event.STOP_REQUESTED, SessionResult.SUCCESS)
 
 
 @settings(max_examples=300, deadline=None)

@@ -85,6 +85,9 @@ FACTS = Facts(
 DRAFT = SessionDraft(name="mysess", image="python")
 
 
+BATCH: dict[str, object] = {"session_type": SessionType.BATCH, "startup_command": "true"}
+
+
 def decide(draft: SessionDraft = DRAFT, **facts: object):  # type: ignore[no-untyped-def]
     return admit(draft, replace(FACTS, **facts), PRINCIPAL, IDS, NOW, ManagerConfig())  # type: ignore[arg-type]
 
@@ -127,7 +130,11 @@ def test_an_unknown_image_lists_known_ones() -> None:
         ({"resources": {"mem": "1m"}}, "at least"),
         ({"resources": {"mem": "lots"}}, "size"),
         ({"resource_opts": {"shmem": "1g"}}, "less than memory"),
-        ({"session_type": SessionType.BATCH}, "batch"),
+        ({"session_type": SessionType.BATCH}, "runs a command"),
+        ({"session_type": SessionType.BATCH, "startup_command": "  "}, "runs a command"),
+        ({"batch_timeout": "1h"}, "only batch sessions"),
+        (BATCH | {"batch_timeout": "soon"}, "no duration"),
+        (BATCH | {"batch_timeout": 0}, "1 second"),
         ({"cluster_size": 3}, "container"),
         ({"resource_group": "moon"}, "moon"),
         ({"environ": {"A=B": "x"}}, "environment variable"),
@@ -137,6 +144,15 @@ def test_an_unknown_image_lists_known_ones() -> None:
 def test_bad_input_is_told_in_words(change: dict[str, object], word: str) -> None:
     refusal = decide(replace(DRAFT, **change))  # type: ignore[arg-type]
     assert isinstance(refusal, InvalidInput) and word in refusal.message
+
+
+@pytest.mark.parametrize(
+    ("given", "limit_s"),
+    [(None, None), ("", None), (90, 90), ("1.5", 2), ("90s", 90), ("1h30m", 5400), ("2d", 172800)],
+)
+def test_a_batch_session_may_have_a_limit(given: object, limit_s: int | None) -> None:
+    made = decide(replace(DRAFT, **BATCH, batch_timeout=given))  # type: ignore[arg-type]
+    assert (made.batch_timeout_s, made.startup_command, made.result) == (limit_s, "true", "undefined")
 
 
 def test_quotas_tell_numbers() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -18,12 +19,15 @@ from ai.backend.common.errors import (
     AgentUnreachable,
     Conflict,
     Forbidden,
+    Frozen,
     ImageNotFound,
     InvalidInput,
     KernelCreationFailed,
+    ProjectNotFound,
     QuotaExceeded,
     SessionNotFound,
     Unauthenticated,
+    UserNotFound,
 )
 from ai.backend.common.ids import AccessKey, AgentId, KernelId, ProjectId, SessionId, UserId
 from ai.backend.common.quantity import ResourceSlots
@@ -31,9 +35,11 @@ from ai.backend.common.wire import rpc, signature
 from ai.backend.gateway.limits import GatewayConfig
 from ai.backend.gateway.main import bind, serve
 from ai.backend.manager.access.model import Principal, Role
+from ai.backend.manager.account.model import Application, Member, Roles, SshKeypair
 from ai.backend.manager.agents.model import Agent, AgentStatus
 from ai.backend.manager.event.model import Event
 from ai.backend.manager.image.model import Image
+from ai.backend.manager.login.model import Attempt, TooManyLogins, WebSession
 from ai.backend.manager.session.model import (
     Created,
     Kernel,
@@ -43,6 +49,9 @@ from ai.backend.manager.session.model import (
     SessionStatus,
     SessionType,
 )
+from ai.backend.manager.session.service import CommitUnsupported
+from ai.backend.manager.setting.model import ManagerState, SlotDetail, Status
+from ai.backend.manager.setting.policy import slot_detail
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SLOTS = ResourceSlots({"cpu": 1000, "mem": 1 << 30})
@@ -127,11 +136,6 @@ class FakeIdentity:
             raise Unauthenticated("Access key not found")
         return self.keys[access_key]
 
-    async def verify_password(self, domain: str, email: str, password: str, /) -> Principal:
-        if (domain, email, password) != ("default", "user@example.com", "right"):
-            raise Unauthenticated("wrong")
-        return self.keys["AKIAUSERUSERUSERUSER"][0]
-
     async def delegate(self, principal: Principal, owner_access_key: str | None, /) -> Principal:
         if owner_access_key in (None, principal.access_key):
             return principal
@@ -140,6 +144,96 @@ class FakeIdentity:
         if owner_access_key not in self.keys:
             raise InvalidInput("Unknown owner access key")
         return self.keys[owner_access_key][0]
+
+
+class FakeLogins:
+    """One user with a password, whose web session is `WEB`; ten failures of a name, and it is refused. The real ones have tests of their
+    own (`test_login.py`)."""
+
+    domain_name = "default"
+    WEB = "0123456789abcdef0123456789abcdef"
+
+    def __init__(self, identity: FakeIdentity) -> None:
+        self.identity = identity
+        self.failed: Counter[str] = Counter()
+
+    async def authorize(self, attempt: Attempt, /) -> tuple[Principal, str]:
+        if self.failed[attempt.login] >= 10:
+            raise TooManyLogins("Too many failed login attempts.", retry_after_s=7)
+        if (attempt.login, attempt.password) != ("user@example.com", "right"):
+            self.failed[attempt.login] += 1
+            raise Unauthenticated("User credential mismatch.")
+        return self.identity.keys["AKIAUSERUSERUSERUSER"]
+
+    async def log_in(self, attempt: Attempt, presented_id: str = "", /) -> WebSession:
+        principal, _ = await self.authorize(attempt)
+        return WebSession(id=self.WEB, principal=principal, lifetime_s=60)
+
+    async def log_in_by_token(self, text: str, address: str = "", /) -> WebSession:
+        raise Unauthenticated("The login token is not valid.")
+
+    async def find(self, session_id: str, /) -> Principal | None:
+        return self.identity.keys["AKIAUSERUSERUSERUSER"][0] if session_id == self.WEB else None
+
+    async def log_out(self, session_id: str, /) -> None:
+        return None
+
+    async def change_password(
+        self, principal: Principal, old: str, new: str, /, *, address: str = "", kept_id: str = ""
+    ) -> None:
+        return None
+
+    async def change_expired_password(self, attempt: Attempt, new: str, /) -> datetime:
+        await self.authorize(attempt)
+        return NOW
+
+    async def prepare_totp(self, principal: Principal, /) -> tuple[str, str]:
+        return "KEY", "otpauth://totp/x"
+
+    async def activate_totp(self, principal: Principal, code: str, /) -> None:
+        return None
+
+    async def remove_totp(self, principal: Principal, email: str = "", /) -> None:
+        if email == "missing@example.com":
+            raise UserNotFound("no such user of yours")
+        if email:
+            raise Forbidden("You may remove only your own.")
+
+
+class FakeAccounts:
+    pair = SshKeypair(public="ssh-rsa x", private="PEM")
+
+    def __init__(self, identity: FakeIdentity) -> None:
+        self.member = Member(principal=identity.keys["AKIAUSERUSERUSERUSER"][0], secret_key="new")
+
+    async def sign_up(self, application: Application, /) -> Member:
+        if application.email == "late@example.com":
+            raise Forbidden("Signing up is switched off here.")
+        return self.member
+
+    async def sign_out(
+        self, principal: Principal, email: str, password: str, /, *, address: str = ""
+    ) -> None:
+        if email != principal.email:
+            raise Forbidden("You may do this only with your own account.")
+
+    async def rename(self, principal: Principal, email: str, full_name: str, /) -> None:
+        if email != principal.email:
+            raise Forbidden("You may do this only with your own account.")
+
+    async def roles(self, principal: Principal, project: str = "", /) -> Roles:
+        if project == "missing":
+            raise ProjectNotFound("none")
+        return Roles(global_role="user", domain_role="user", group_role=None)
+
+    async def ssh_public_key(self, principal: Principal, /) -> str | None:
+        return None
+
+    async def renew_ssh_keypair(self, principal: Principal, /) -> SshKeypair:
+        return self.pair
+
+    async def set_ssh_keypair(self, principal: Principal, public: str, private: str, /) -> SshKeypair:
+        return self.pair
 
 
 @dataclass
@@ -196,6 +290,18 @@ class FakeSessions:
     async def destroy(self, principal: Principal, ref: str, /, *, forced: bool = False) -> dict[str, Any]:
         self.calls.append(("destroy", principal.access_key, self._row(ref).name, forced))
         return {"version": 2, "status": "terminated"}
+
+    async def destroy_recursive(
+        self, principal: Principal, ref: str, /, *, forced: bool = False
+    ) -> Sequence[dict[str, Any]]:
+        return [await self.destroy(principal, ref, forced=forced), {"status": "cancelled"}]
+
+    async def commit_status(self, principal: Principal, ref: str, /) -> Session:
+        return self._row(ref)
+
+    async def commit(self, principal: Principal, ref: str, /) -> None:
+        if self._row(ref).name == "changed":
+            raise CommitUnsupported("not here")
 
     async def restart(self, principal: Principal, ref: str, /) -> None:
         self.calls.append(("restart", self._row(ref).name))
@@ -354,10 +460,28 @@ class FakeImages:
         ]
 
 
+class FakeSettings:
+    """Freezes when told. The calls about settings are tested with a real manager (`tests/rest`)."""
+
+    frozen = False
+
+    async def refuse_when_frozen(self) -> None:
+        if self.frozen:
+            raise Frozen("the cluster is frozen for maintenance")
+
+    async def status(self) -> Status:
+        return Status(state=ManagerState.RUNNING, active_sessions=0, announcement="")
+
+    async def slots(self, resource_group: str | None = None, /) -> Sequence[SlotDetail]:
+        return [slot_detail("cpu"), slot_detail("mem")]
+
+
 class FakeManager:
     def __init__(self) -> None:
         self.clock = SystemClock()
         self.identity = FakeIdentity()
+        self.logins = FakeLogins(self.identity)
+        self.accounts = FakeAccounts(self.identity)
         owner = self.identity.keys["AKIAUSERUSERUSERUSER"][0]
         rows = {
             name: session(name, owner, n)
@@ -369,6 +493,7 @@ class FakeManager:
         self.events = FakeEvents()
         self.agents = FakeAgents()
         self.images = FakeImages()
+        self.settings = FakeSettings()
 
 
 @dataclass(frozen=True)

@@ -166,3 +166,18 @@ def test_conversion_raises_nothing_else(values: dict[str, object]) -> None:
 )
 def test_who_gets_a_page(accept: str, html: bool) -> None:
     assert prefers_html(accept) is html
+
+
+def test_a_yaml_body_has_texts() -> None:
+    body = b"name: mysess\nimage: python:3.11\nenqueueOnly: true\ntag:\nconfig:\n  resources: {cpu: 1, mem: 1g}\n"
+    draft = draft_of(parameters(wire.CreateSession, [("group", "g")], body, is_yaml=True))
+    assert (draft.name, draft.enqueue_only, draft.tag, draft.project) == ("mysess", True, None, "g")
+    assert draft.resources == {"cpu": "1", "mem": "1g"}
+
+
+@pytest.mark.parametrize(
+    "body", [b"a: [", b"- 1", b"x", b"a: &x 1\nb: *x", b"!!python/object/apply:os.getcwd []", b"[" * 5000]
+)
+def test_malformed_yaml_bodies(body: bytes) -> None:
+    with pytest.raises(MalformedBody, match="Malformed body"):
+        body_values(body, is_yaml=True)

@@ -10,10 +10,15 @@ from openapi_spec_validator import validate
 
 from ai.backend.gateway.app import ROUTES
 from ai.backend.gateway.openapi import document, operation_of
+from ai.backend.gateway.rest import setting, template
 
+REAL = frozenset((*setting.ROUTES, *template.ROUTES))
+"""What `tests/rest/test_promises.py` asks of a real manager."""
 COMMITTED = Path(__file__).parents[4] / "api" / "openapi.json"
 OWNER = "owner_access_key=AKIAROOTROOTROOTROOT"
 """Someone for whom the plain user may not act."""
+LOGIN = {"username": "user@example.com", "password": "right"}
+EXPIRED = {"username": "user@example.com", "current_password": "right", "new_password": "better"}
 NAMED = {"name": "fresh", "image": "python"}
 QUERIES = {
     "match_sessions": "id=my",
@@ -26,8 +31,21 @@ QUERIES = {
 BODIES: dict[str, Any] = {
     "create_session": NAMED,
     "execute_code": {"mode": "query", "code": "1"},
-    "authorize": {"username": "user@example.com", "password": "right"},
+    "authorize": LOGIN,
+    "log_in": LOGIN,
+    "log_in_by_token": {"sToken": "x"},
+    "update_expired_password": EXPIRED,
+    "update_expired_password_in_session": EXPIRED,
+    "sign_up": {"email": "new@example.com", "password": "x"},
+    "sign_out": {"email": "user@example.com", "password": "right"},
+    "update_password": {"old_password": "x", "new_password": "y", "new_password2": "y"},
+    "update_full_name": {"email": "user@example.com", "full_name": "U"},
+    "set_ssh_keypair": {"pubkey": "x", "privkey": "x"},
+    "activate_totp": {"otp": "123456"},
 }
+WRONG = {"username": "u", "password": "x", "current_password": "x", "new_password": "x"}
+GUARDED = ("authorize", "log_in", "update_expired_password", "update_expired_password_in_session")
+"""Calls that take a password instead of a signature."""
 
 
 def test_it_is_valid():
@@ -61,14 +79,21 @@ async def provoke(client: Any, route: Any, status: int) -> int:
             headers = {"X-BackendAI-Version": "nonsense"}
         case 401:
             key = "liar"
-            if name == "authorize":
-                body = {"username": "user@example.com", "password": "wrong"}
+            body = WRONG if name in GUARDED else body
+        case 403 if name in ("sign_up", "sign_out", "update_full_name"):
+            body = {"email": "late@example.com", "password": "x", "full_name": "x"}
+        case 403 if name == "remove_totp":
+            query = "email=other@example.com"
+        case 403 if name == "log_out":
+            headers = {"Sec-Fetch-Site": "cross-site"}
         case 403:
             query, key = f"{query}&{OWNER}", "user"
         case 404:
             ref = "missing"
             body = NAMED | {"image": "nowhere"} if name == "create_session" else body
             query = f"sessionId={'0' * 32}" if name == "watch_events" else query
+            query = "group=missing" if name == "get_roles" else query
+            query = "email=missing@example.com" if name == "remove_totp" else query
         case 409:
             ref = "changed"
         case 412 | 500:
@@ -78,11 +103,11 @@ async def provoke(client: Any, route: Any, status: int) -> int:
         case 429:
             key = "slow"
             await client.call("GET", "/auth", key=key)
-            for _ in range(10 if name == "authorize" else 0):
-                await client.call("POST", "/auth/authorize", {"username": "u", "password": "x"}, key=None)
-            body = {"username": "u", "password": "x"} if name == "authorize" else body
+            for _ in range(10 if name in GUARDED else 0):
+                await client.call("POST", "/auth/authorize", WRONG, key=None)
+            body = WRONG if name in GUARDED else body
         case 503:
-            ref = "faraway"
+            ref, client.manager.settings.frozen = "faraway", True
     target = min(route.paths).replace("{name:str}", ref) + (f"?{query}" if query else "")
     if status == 101 or not hasattr(route, "http_methods"):
         return await upgrade(client, target, key, headers)
@@ -93,6 +118,7 @@ async def provoke(client: Any, route: Any, status: int) -> int:
     signer = None if operation.anonymous else key
     (method,) = route.http_methods
     answer = await client.call(method, target, body, key=signer, headers=headers, form=form, **sign)
+    client.manager.settings.frozen = False
     return answer.status
 
 
@@ -106,7 +132,9 @@ async def upgrade(client: Any, target: str, key: str, headers: dict[str, str]) -
 
 
 async def test_each_promised_status_occurs(client):
-    promised = [(route, status) for route in ROUTES for status in operation_of(route).statuses]
+    promised = [
+        (route, status) for route in ROUTES if route not in REAL for status in operation_of(route).statuses
+    ]
     came = {(route.fn.__name__, status): await provoke(client, route, status) for route, status in promised}
     assert {key: status for key, status in came.items() if status != key[1]} == {}
     assert len(came) > 100

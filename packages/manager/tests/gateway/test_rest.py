@@ -107,12 +107,30 @@ async def test_match_and_history(client):
 
 async def test_destroy_restart_rename(client):
     answer = await client.call("DELETE", "/session/mysess?forced=true&recursive=true")
+    assert answer.json == [{"version": 2, "status": "terminated"}, {"status": "cancelled"}]
+    answer = await client.call("DELETE", "/session/mysess?forced=true")
     assert answer.json == {"stats": {"version": 2, "status": "terminated"}}
     assert client.manager.sessions.calls[-1] == ("destroy", "AKIAUSERUSERUSERUSER", "mysess", True)
     answer = await client.call("PATCH", "/session/mysess")
     assert (answer.status, answer.body) == (204, b"")
     assert (await client.call("POST", "/session/mysess/rename?name=better")).status == 204
     assert client.manager.sessions.calls[-1] == ("rename", "mysess", "better")
+
+
+async def test_commit_and_abusing_report(client):
+    answer = await client.call("GET", "/session/mysess/commit")
+    assert answer.json == {"status": "ready", "kernel": str(UUID(int=1001))}
+    answer = await client.call("POST", "/session/changed/commit")
+    assert (answer.status, answer.json["error_code"]) == (409, "session.commit-unsupported")
+    assert (await client.call("GET", "/session/mysess/abusing-report")).json == {}
+    assert (await client.call("GET", "/session/nowhere/abusing-report")).status == 404
+
+
+async def test_a_head_is_a_get_without_a_body(client):
+    answer = await client.call("HEAD", "/session/mysess")
+    assert (answer.status, answer.body) == (200, b"")
+    assert (await client.call("HEAD", "/session/nowhere")).status == 404
+    assert (await client.call("HEAD", "/session/mysess/upload")).status == 405
 
 
 async def test_owner_in_query_or_body(client):

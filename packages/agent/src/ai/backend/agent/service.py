@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from ai.backend.common.bus import AgentBus
+from ai.backend.common.bus import Accept, AgentBus
 from ai.backend.common.clock import Clock
 from ai.backend.common.errors import BackendError, KernelError
 from ai.backend.common.log import get_logger
@@ -36,6 +36,7 @@ from .kernel.scratch import Scratch
 from .resource.capacity import free_bytes, node_capacity
 from .resource.uid import lowest_free
 from .runner.client import Runner
+from .runner.stream import relay
 
 log = get_logger(__name__)
 
@@ -120,7 +121,7 @@ class Agent:
                 self._group = group
                 self._recover()
                 group.create_task(self._watch())
-                group.create_task(self._bus.serve(self.id, self.handle))
+                group.create_task(self._bus.serve(self.id, self.handle, self.stream))
                 group.create_task(self._report_forever(ready))
         finally:
             for driver in self._kernels.values():
@@ -227,6 +228,17 @@ class Agent:
                 return await asyncio.to_thread(folder.list, request.path)
             case rpc.GetLogs():
                 return await self._logs(request)
+
+    async def stream(self, request: rpc.StreamRequest, accept: Accept) -> None:
+        """Serves one stream into a kernel, from its opening to its end."""
+        runner = self._runner_of(request.kernel_id)
+        match request:
+            case rpc.Connect():
+                pipe = await runner.connect(request.port)
+            case rpc.OpenTerminal():
+                pipe = await runner.terminal(request.rows, request.columns)
+        with pipe:
+            await relay(pipe, accept())
 
     def _sync(self, sync: rpc.Sync) -> rpc.SyncReply:
         """The whole desired set. Older generations are refused; the same one again does no harm."""

@@ -24,6 +24,7 @@ session.add_command(exec_, "exec")
 @command("create", parent=session)
 @click.argument("image")
 @click.option("-c", "--startup-command", help="What a batch session runs.")
+@click.option("--timeout", "batch_timeout", help="Ends a batch session's command: 90s, 30m, 2h, 1d.")
 @click.option("--depends", "dependencies", multiple=True, help="Start after this session has succeeded.")
 @click.option("-o", "--owner", "owner_access_key", help="Make it for the owner of this access key.")
 @start_options
@@ -33,6 +34,7 @@ def create(
     /,
     image: str,
     startup_command: str | None,
+    batch_timeout: str | None,
     dependencies: tuple[str, ...],
     owner_access_key: str | None,
     **options: Any,
@@ -49,6 +51,7 @@ def create(
             return await api.sessions.create(
                 image=image,
                 startup_command=startup_command,
+                batch_timeout=batch_timeout,
                 dependencies=dependencies,
                 owner_access_key=owner_access_key,
                 **wishes,

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import platform
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,10 +14,11 @@ from ai.backend.common.wire.rest import session as wire
 from ai.backend.common.wire.rpc import FileEntry
 
 from . import transfer
-from .error import ApiError, InvalidCall
+from .error import ApiError, ClientError, InvalidCall
 from .event import SessionEvent, watch
 from .execution import Console, InputSource, Item, Mode, RunResult, execute_by_requests
 from .request import Requester, segment
+from .stream import AppStream, Forward, list_apps
 
 LIVE = ("PENDING", "SCHEDULED", "PREPARING", "RUNNING", "RESTARTING", "TERMINATING", "ERROR")
 """Statuses of sessions that have not ended."""
@@ -188,6 +189,30 @@ class AsyncSession:
             raise ApiError(listed.errors, status=answer.status, code="session.list-failed")
         return msgspec.json.decode(listed.files, type=list[FileEntry])
 
+    # -- programs --------------------------------------------------------------------------------------------------------
+
+    async def apps(self) -> list[wire.AppItem]:
+        """What can be connected to: the image's services and the preopen ports, each named by its number."""
+        return await list_apps(self._requester, self.ref)
+
+    def connect(self, app: str, *, port: int | None = None) -> AppStream:
+        """One TCP connection: `async with session.connect("8080") as stream: await stream.send(...)`."""
+        return AppStream(self._requester, self.ref, app, port=port)
+
+    def forward(
+        self,
+        app: str,
+        *,
+        host: str = "127.0.0.1",
+        bind_port: int = 0,
+        port: int | None = None,
+        on_failure: Callable[[ClientError], None] = lambda _: None,
+    ) -> Forward:
+        """A local port that leads there: `async with session.forward("8080") as local: print(local.address)`."""
+        return Forward(
+            self._requester, self.ref, app, host=host, bind_port=bind_port, port=port, on_failure=on_failure
+        )
+
     def events(self, *, scope: str = "*", after: str = "") -> AsyncIterator[SessionEvent]:
         """From now on, or from after an event's id, until its end."""
         return watch(self._requester, self.id or self.ref, scope=scope, after=after)
@@ -213,6 +238,7 @@ class AsyncSessions:
         environ: Mapping[str, str] | None = None,
         type: Literal["interactive", "batch", "inference"] = "interactive",
         startup_command: str | None = None,
+        batch_timeout: str | None = None,
         bootstrap_script: str | None = None,
         enqueue_only: bool = False,
         max_wait_s: int = 0,
@@ -224,6 +250,7 @@ class AsyncSessions:
         cluster_size: int = 1,
         cluster_mode: Literal["single-node", "multi-node"] = "single-node",
         mounts: Sequence[str] = (),
+        preopen_ports: Sequence[int] = (),
         architecture: str | None = None,
         starts_at: str | None = None,
         dependencies: Sequence[str] = (),
@@ -250,6 +277,7 @@ class AsyncSessions:
             "maxWaitSeconds": max_wait_s,
             "reuseIfExists": reuse,
             "startupCommand": startup_command,
+            "batch_timeout": batch_timeout,
             "bootstrap_script": bootstrap_script,
             "starts_at": starts_at,
             "dependencies": list(dependencies),
@@ -261,6 +289,7 @@ class AsyncSessions:
                 "resources": dict(resources or {}),
                 "resource_opts": dict(resource_opts or {}),
                 "scalingGroup": resource_group,
+                "preopen_ports": list(preopen_ports),
             },
         }
         made = (await self._requester.call("POST", "/session", json=body)).decode(Created)

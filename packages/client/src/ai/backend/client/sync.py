@@ -12,8 +12,11 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from .client import AsyncClient
 from .config import ClientConfig
+from .error import ClientError
 from .execution import Console as AsyncConsole
 from .session import AsyncSession, AsyncSessions
+from .stream import AppStream as AsyncAppStream
+from .stream import Forward as AsyncForward
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -124,6 +127,38 @@ class Console(Twin[AsyncConsole]):
     execute = _iterate(AsyncConsole.execute)
 
 
+class AppStream(Twin[AsyncAppStream]):
+    """See `AsyncSession.connect`."""
+
+    def __enter__(self) -> "AppStream":
+        self._portal.run(_enter(self._inner))
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._portal.run(_leave(self._inner))
+
+    send = _call(AsyncAppStream.send)
+    receive = _call(AsyncAppStream.receive)
+    close = _call(AsyncAppStream.close)
+
+
+class Forward(Twin[AsyncForward]):
+    """See `AsyncSession.forward`."""
+
+    def __enter__(self) -> "Forward":
+        self._portal.run(_enter(self._inner))
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._portal.run(_leave(self._inner))
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return self._inner.address
+
+    serve_forever = _call(AsyncForward.serve_forever)
+
+
 class Session(Twin[AsyncSession]):
     """See `AsyncSession`."""
 
@@ -157,6 +192,25 @@ class Session(Twin[AsyncSession]):
         """See `AsyncSession.console`."""
         return Console(self._portal, self._inner.console())
 
+    def connect(self, app: str, *, port: int | None = None) -> AppStream:
+        """See `AsyncSession.connect`."""
+        return AppStream(self._portal, self._inner.connect(app, port=port))
+
+    def forward(
+        self,
+        app: str,
+        *,
+        host: str = "127.0.0.1",
+        bind_port: int = 0,
+        port: int | None = None,
+        on_failure: Callable[[ClientError], None] = lambda _: None,
+    ) -> Forward:
+        """See `AsyncSession.forward`."""
+        return Forward(
+            self._portal,
+            self._inner.forward(app, host=host, bind_port=bind_port, port=port, on_failure=on_failure),
+        )
+
     info = _call(AsyncSession.info)
     destroy = _call(AsyncSession.destroy)
     restart = _call(AsyncSession.restart)
@@ -172,6 +226,7 @@ class Session(Twin[AsyncSession]):
     download = _call(AsyncSession.download)
     read_file = _call(AsyncSession.read_file)
     list_files = _call(AsyncSession.list_files)
+    apps = _call(AsyncSession.apps)
     events = _iterate(AsyncSession.events)
 
 

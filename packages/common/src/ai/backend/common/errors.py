@@ -90,6 +90,12 @@ class InsufficientPrivilege(Forbidden):
     code = "access.insufficient-privilege"
 
 
+class NotPrivileged(Forbidden):
+    """An administrators' call, made by somebody else (401 on the wire, as published)."""
+
+    code = "access.not-privileged"
+
+
 class NotFound(BackendError):
     """No such thing, or no permission to see it. `what` names the kind of thing as users know it ("session")."""
 
@@ -122,6 +128,28 @@ class DomainNotFound(NotFound):
 class UserNotFound(NotFound):
     code = "user.not-found"
     what = "user"
+
+
+class AgentNotFound(NotFound):
+    code = "agent.not-found"
+    what = "agent instance"
+
+
+class ResourceGroupNotFound(NotFound):
+    code = "resource-group.not-found"
+    what = "scaling group"
+
+
+class TaskNotFound(NotFound):
+    code = "task.not-found"
+    what = "background task"
+
+
+class AppNotFound(NotFound):
+    """The session has no service of that name."""
+
+    code = "session.app-not-found"
+    what = "app service"
 
 
 class FileNotFound(InvalidInput):
@@ -181,6 +209,12 @@ class Unavailable(BackendError):
     code = "service.unavailable"
 
 
+class NotServed(Unavailable):
+    """A published call that this server has no use for; the hint says what there is instead."""
+
+    code = "service.not-implemented"
+
+
 class NoAgent(Unavailable):
     """No agent is there to do it."""
 
@@ -198,6 +232,26 @@ class Frozen(Unavailable):
 class Timeout(BackendError):
     kind = Kind.TIMEOUT
     code = "request.timeout"
+
+
+class StreamClosed(Unavailable):
+    """The other end of a stream has closed it, or the connection under it is gone."""
+
+    code = "stream.closed"
+
+
+class ServiceRefused(Unavailable):
+    """Nothing in the session listens there (yet)."""
+
+    code = "stream.refused"
+    fault = Fault.USER
+
+
+class TooManyStreams(Unavailable):
+    """As many streams into that session are open as may be."""
+
+    code = "stream.too-many"
+    fault = Fault.QUOTA
 
 
 class KernelError(BackendError):

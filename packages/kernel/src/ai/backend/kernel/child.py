@@ -107,15 +107,20 @@ def start(program: list[str] | Callable[[], None], env: dict[str, str], home: st
     return Child(pid, out[0], err[0], control_fd)
 
 
+def reset_signals() -> None:
+    """In a forked child: signals do again what they do in any program."""
+    _signal.set_wakeup_fd(-1)
+    for number in _RESET:
+        _signal.signal(number, _signal.SIG_DFL)
+
+
 def _become(
     program: list[str] | Callable[[], None], env: dict[str, str], home: str, out: int, err: int, control: int
 ) -> None:
     """In the child; never returns."""
     try:
         os.setsid()
-        _signal.set_wakeup_fd(-1)
-        for number in _RESET:
-            _signal.signal(number, _signal.SIG_DFL)
+        reset_signals()
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         os.dup2(out, 1)

@@ -20,6 +20,7 @@ _READ_BYTES = 65536
 
 class Link:
     """Attributes:
+    path: of the agent's socket.
     fd: the descriptor to poll, -1 while there is no connection.
     queued_bytes: what the agent has not taken yet.
     dropped: messages that were no messages.
@@ -31,7 +32,7 @@ class Link:
         self.queued_bytes = 0
         self.dropped = 0
         self.retry_s: float | None = 0.0
-        self._path = path
+        self.path = path
         self._socket: _socket.socket | None = None
         self._connection = zmtp.Connection()
         self._queue: deque[bytes] = deque()
@@ -45,7 +46,7 @@ class Link:
             _socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK
         )
         try:
-            self._socket.connect(self._path)
+            self._socket.connect(self.path)
         except OSError:
             self.disconnect(now_s)
             return

@@ -3,7 +3,8 @@
 Theory of operation. There is at most one *run* at a time, either a query (code for the language worker) or a
 batch (steps, each a child process); the others wait in line. Two things are independent of each other and
 make up the state: the *phase* (which kind of run goes on) and the *worker* (the process that holds the user's
-variables: absent, loading or up). Events are facts from the agent (the protocol's messages), from the worker,
+variables: absent, loading or up). Streams (connections and terminals) depend on neither; here they are only
+counted. Events are facts from the agent (the protocol's messages), from the worker,
 from a step, or from the kernel (signals); effects are orders to the shell around it.
 
 `TABLE` is total: every (phase, event type) has an entry, a method or `STALE`, which means that the event
@@ -15,12 +16,14 @@ It must never know: sockets, processes, clocks, files.
 from __future__ import annotations
 
 from .protocol import (
+    ONCE,
     PROTOCOL_VERSION,
     SKIP,
     BuildFinished,
     CleanFinished,
     Complete,
     Completions,
+    Connect,
     Dying,
     Finished,
     FromRunner,
@@ -28,6 +31,7 @@ from .protocol import (
     Input,
     Interrupt,
     Media,
+    OpenTerminal,
     Ready,
     Run,
     Shutdown,
@@ -35,6 +39,7 @@ from .protocol import (
     StatusReply,
     Stderr,
     Stdout,
+    StreamFailed,
     WaitingInput,
 )
 from .record import NamedTuple
@@ -49,6 +54,9 @@ if TYPE_CHECKING:
 QUEUE_MAX = 64
 """Runs in line; one more is refused at once."""
 COMPLETIONS_MAX = 64
+DIALS_MAX = 64
+TERMINALS_MAX = 16
+ENDS_MAX = 64
 EXIT_NO_RUNTIME = 127
 EXIT_INTERRUPTED = 130
 EXIT_REFUSED = 1
@@ -125,6 +133,25 @@ class StepEnded(NamedTuple):
     exit_code: int
 
 
+class Dialed(NamedTuple):
+    """The connection was handed over."""
+
+    stream_id: str
+
+
+class DialFailed(NamedTuple):
+    stream_id: str
+    refused: bool
+    reason: str
+
+
+class TerminalEnded(NamedTuple):
+    """The process of a terminal is gone, or could not be started (then `failure` says why)."""
+
+    stream_id: str
+    failure: str
+
+
 class Terminated(NamedTuple):
     """SIGTERM."""
 
@@ -135,6 +162,8 @@ Event = (
     | Interrupt
     | Complete
     | Status
+    | Connect
+    | OpenTerminal
     | Shutdown
     | WorkerReady
     | WorkerText
@@ -147,6 +176,9 @@ Event = (
     | StepText
     | StepAsked
     | StepEnded
+    | Dialed
+    | DialFailed
+    | TerminalEnded
     | Terminated
 )
 
@@ -192,6 +224,19 @@ class GiveStepInput(NamedTuple):
     text: str
 
 
+class Dial(NamedTuple):
+    """Connect to this port of the container's loopback and hand the connection to the agent."""
+
+    stream_id: str
+    port: int
+
+
+class StartTerminal(NamedTuple):
+    stream_id: str
+    rows: int
+    columns: int
+
+
 class Exit(NamedTuple):
     """End the worker and the step that may run, let the agent have what is queued, exit."""
 
@@ -208,6 +253,8 @@ Effect = (
     | StartStep
     | SignalStep
     | GiveStepInput
+    | Dial
+    | StartTerminal
     | Exit
 )
 
@@ -228,11 +275,14 @@ class Machine:
         self._label = runtime
         self._announced = False
         self._queue: list[Run] = []
+        self._ends: dict[str, int] = {}
         self._run_id = ""
         self._asked = False
         self._notice = ""
         self._last_words = ""
         self._completing: list[str] = []
+        self._dialing: list[str] = []
+        self._terminals: list[str] = []
         self._steps: list[tuple[str, str]] = []
         self._step = ""
         self._token = 0
@@ -270,6 +320,9 @@ class Machine:
     def _on_run(self, run: Run) -> None:
         if run.run_id == self._run_id or any(run.run_id == waiting.run_id for waiting in self._queue):
             return  # a repeated message: that run is answered once
+        if run.run_id in self._ends:
+            self._send(Finished(run.run_id, self._ends[run.run_id]))
+            return
         if len(self._queue) >= QUEUE_MAX:
             self._send(Stderr(run.run_id, f"refused: {QUEUE_MAX} runs are waiting already\n"))
             self._send(Finished(run.run_id, EXIT_REFUSED))
@@ -309,8 +362,48 @@ class Machine:
     def _on_status(self, event: Status) -> None:
         self._send(StatusReply(event.request_id, self._run_id, self.runtime))
 
+    def _on_connect(self, event: Connect) -> None:
+        if event.stream_id in self._dialing:
+            return  # a repeated message
+        if not 0 < event.port < 65536:
+            self._send(StreamFailed(event.stream_id, False, f"there is no port {event.port}"))
+        elif len(self._dialing) >= DIALS_MAX:
+            self._send(StreamFailed(event.stream_id, False, f"{DIALS_MAX} connections are being made"))
+        else:
+            self._dialing.append(event.stream_id)
+            self._do(Dial(event.stream_id, event.port))
+
+    def _on_open_terminal(self, event: OpenTerminal) -> None:
+        if event.stream_id in self._terminals:
+            return  # a repeated message
+        if len(self._terminals) >= TERMINALS_MAX:
+            self._send(StreamFailed(event.stream_id, False, f"{TERMINALS_MAX} terminals are open already"))
+        else:
+            self._terminals.append(event.stream_id)
+            self._do(StartTerminal(event.stream_id, event.rows, event.columns))
+
+    def _on_stream_ended(self, event: Connect | OpenTerminal) -> None:
+        self._send(StreamFailed(event.stream_id, False, "the session is ending"))
+
     def _on_end(self, event: Event) -> None:
         self._end(0)
+
+    # ---- from streams
+
+    def _on_dialed(self, event: Dialed) -> None:
+        if event.stream_id in self._dialing:
+            self._dialing.remove(event.stream_id)
+
+    def _on_dial_failed(self, event: DialFailed) -> None:
+        if event.stream_id in self._dialing:
+            self._dialing.remove(event.stream_id)
+            self._send(StreamFailed(event.stream_id, event.refused, event.reason))
+
+    def _on_terminal_ended(self, event: TerminalEnded) -> None:
+        if event.stream_id in self._terminals:
+            self._terminals.remove(event.stream_id)
+            if event.failure:
+                self._send(StreamFailed(event.stream_id, False, event.failure))
 
     # ---- from the worker
 
@@ -439,6 +532,8 @@ class Machine:
 
     def _finish(self, exit_code: int) -> None:
         self._send(Finished(self._run_id, exit_code))
+        if self._run_id.startswith(ONCE) and len(self._ends) < ENDS_MAX:
+            self._ends[self._run_id] = exit_code
         self._run_id = self._step = ""
         self._asked = False
         self._steps = []
@@ -489,6 +584,20 @@ def _rows() -> dict[tuple[str, type], Action]:
         _row(Interrupt, query=m._on_interrupt, batch=m._on_interrupt),
         _row(Complete, idle=m._on_complete, query=m._on_complete, batch=m._on_complete),
         _row(Status, idle=m._on_status, query=m._on_status, batch=m._on_status, ended=m._on_status),
+        _row(
+            Connect,
+            idle=m._on_connect,
+            query=m._on_connect,
+            batch=m._on_connect,
+            ended=m._on_stream_ended,
+        ),
+        _row(
+            OpenTerminal,
+            idle=m._on_open_terminal,
+            query=m._on_open_terminal,
+            batch=m._on_open_terminal,
+            ended=m._on_stream_ended,
+        ),
         _row(Shutdown, idle=m._on_end, query=m._on_end, batch=m._on_end),
         _row(Terminated, idle=m._on_end, query=m._on_end, batch=m._on_end),
         _row(WorkerReady, idle=m._on_ready, batch=m._on_ready),
@@ -502,6 +611,21 @@ def _rows() -> dict[tuple[str, type], Action]:
         _row(StepText, batch=m._on_step_text),
         _row(StepAsked, batch=m._on_step_asked),
         _row(StepEnded, batch=m._on_step_ended),
+        _row(Dialed, idle=m._on_dialed, query=m._on_dialed, batch=m._on_dialed, ended=m._on_dialed),
+        _row(
+            DialFailed,
+            idle=m._on_dial_failed,
+            query=m._on_dial_failed,
+            batch=m._on_dial_failed,
+            ended=m._on_dial_failed,
+        ),
+        _row(
+            TerminalEnded,
+            idle=m._on_terminal_ended,
+            query=m._on_terminal_ended,
+            batch=m._on_terminal_ended,
+            ended=m._on_terminal_ended,
+        ),
     ):
         table.update(row)
     return table

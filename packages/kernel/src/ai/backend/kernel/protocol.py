@@ -9,9 +9,17 @@ Each message is a ZeroMQ multipart: the type's name, then its fields, each a fra
 decimal, booleans "1" or ""). There is no JSON and no pickle: decoding untrusted frames cannot execute
 anything, and the runner need not import a parser.
 
+A run whose id begins with `ONCE` is run at most once for each container: sent again after its end it is
+answered with that end, so that an agent that was restarted can always ask.
+
 Runs (`Run`) are strictly serial: a second one waits until the first has sent `Finished`. `Input`,
 `Interrupt`, `Complete` and `Status` are served at once, while a run goes on. Every record of a run carries
 its `run_id`.
+
+Byte streams (`Connect`, `OpenTerminal`) do not go through these messages. The agent listens on a second unix
+socket beside the first, `streams.sock`, from the first stream on. For each stream the runner's side connects
+there once and sends the stream's id, `STREAM_ID_BYTES` of ASCII: for a TCP connection together with its
+descriptor (SCM_RIGHTS), and closes; for a terminal alone, and what follows on that connection is the stream.
 
 This module is imported by the agent and by the runner inside users' containers: stdlib only, and neither
 dataclasses nor typing at run time, whose import costs more than the runner's start should.
@@ -29,9 +37,12 @@ PROTOCOL_VERSION = 1
 """Diary. 1 (2026-11-24): first."""
 
 SOCKET_NAME = "runner.sock"
+STREAM_SOCKET_NAME = "streams.sock"
+STREAM_ID_BYTES = 32
 FRAME_BYTES_MAX = 1 << 20
 """A single output record is cut into pieces no larger than this."""
 FRAMES_MAX = 4096
+ONCE = "once:"
 SKIP = ""
 HEURISTIC = "*"
 """As a batch step: let the runtime decide (Makefile, main.py, ...). SKIP leaves the step out; anything else
@@ -80,6 +91,21 @@ class Status(NamedTuple):
     """agent -> runner: are you there, and what are you doing?"""
 
     request_id: str
+
+
+class Connect(NamedTuple):
+    """agent -> runner: connect to a TCP port of this container's loopback and hand the connection over."""
+
+    stream_id: str
+    port: int
+
+
+class OpenTerminal(NamedTuple):
+    """agent -> runner: start a shell on a pseudo terminal of this size, with its stream."""
+
+    stream_id: str
+    rows: int
+    columns: int
 
 
 class Shutdown(NamedTuple):
@@ -163,6 +189,14 @@ class StatusReply(NamedTuple):
     """As in Ready; "" when the runtime is not ready yet."""
 
 
+class StreamFailed(NamedTuple):
+    """runner -> agent: no stream of this id will come. `refused`: nothing listens at that port."""
+
+    stream_id: str
+    refused: bool
+    reason: str
+
+
 class Dying(NamedTuple):
     """runner -> agent: the runtime cannot go on (the reason is for people); the runner exits right after."""
 
@@ -170,7 +204,7 @@ class Dying(NamedTuple):
     reason: str
 
 
-ToRunner = Run | Input | Interrupt | Complete | Status | Shutdown
+ToRunner = Run | Input | Interrupt | Complete | Status | Connect | OpenTerminal | Shutdown
 FromRunner = (
     Ready
     | Stdout
@@ -184,6 +218,7 @@ FromRunner = (
     | Finished
     | Completions
     | StatusReply
+    | StreamFailed
     | Dying
 )
 Message = ToRunner | FromRunner
@@ -194,6 +229,8 @@ _NAMES: dict[type[Message], bytes] = {
     Interrupt: b"interrupt",
     Complete: b"complete",
     Status: b"status",
+    Connect: b"connect",
+    OpenTerminal: b"open-terminal",
     Shutdown: b"shutdown",
     Ready: b"ready",
     Stdout: b"stdout",
@@ -207,11 +244,12 @@ _NAMES: dict[type[Message], bytes] = {
     Finished: b"finished",
     Completions: b"completions",
     StatusReply: b"status-reply",
+    StreamFailed: b"stream-failed",
     Dying: b"dying",
 }
 _TYPES: dict[bytes, Any] = {name: kind for kind, name in _NAMES.items()}
-_INTS = {"row", "col", "exit_code", "version"}
-_BOOLS = {"is_password"}
+_INTS = {"row", "col", "exit_code", "version", "port", "rows", "columns"}
+_BOOLS = {"is_password", "refused"}
 
 
 class ProtocolError(ValueError):

@@ -25,13 +25,24 @@ from .consolelog import ConsoleLog
 from .lang.channel import ChannelError, Inbox, pack
 from .lang.language import Language, NotFound, heuristic, modes
 from .link import Link
-from .protocol import FRAME_BYTES_MAX, HEURISTIC, FromRunner, Html, Media, Stderr, Stdout
+from .protocol import (
+    FRAME_BYTES_MAX,
+    HEURISTIC,
+    STREAM_SOCKET_NAME,
+    FromRunner,
+    Html,
+    Media,
+    Stderr,
+    Stdout,
+)
 from .stepinput import StepInput
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
     from collections.abc import Callable
+
+    from .dial import Dialer, Outcome
 else:
     import _signal  # signal.py wraps it in enums, for 4 ms
 
@@ -91,6 +102,9 @@ class Runner:
         self._step: Child | None = None
         self._step_token = 0
         self._step_input: StepInput | None = None
+        self._dialer: Dialer | None = None
+        self._terminals: dict[int, str] = {}
+        self._streams_path = link.path.rpartition("/")[0] + "/" + STREAM_SOCKET_NAME
         self._inbox = Inbox()
         self._to_worker = b""
         self._texts = {"stdout": Stream(-1, "stdout", 0), "stderr": Stream(-1, "stderr", 0)}
@@ -126,6 +140,9 @@ class Runner:
             if self._link.retry_s is not None:
                 wait_s = max(0.0, self._link.retry_s - now_s)
                 timeout_s = wait_s if timeout_s is None else min(timeout_s, wait_s)
+        if self._dialer and self._dialer.deadline_s is not None:
+            wait_s = max(0.0, self._dialer.deadline_s - now_s)
+            timeout_s = wait_s if timeout_s is None else min(timeout_s, wait_s)
         self._watch()
         ready = dict(self._poll.poll(None if timeout_s is None else int(timeout_s * 1000) + 1))
         now_s = self._clock()
@@ -135,6 +152,9 @@ class Runner:
                     if type(message) in m.EVENTS:
                         self._do(self._machine.handle(message))
             self._link.write(now_s)
+        if self._dialer and self._dialer.watched:
+            for outcome in self._dialer.settle(ready, now_s):
+                self._take_outcome(outcome)
         worker = self._worker
         if worker and worker.control in ready and ready[worker.control] & select.POLLOUT:
             self._write_worker()
@@ -169,6 +189,9 @@ class Runner:
             wanted[self._link.fd] = (select.POLLIN if queued < STOP_BYTES else 0) | (
                 select.POLLOUT if self._link.wants_write else 0
             )
+        if self._dialer:
+            for fd in self._dialer.watched:
+                wanted[fd] = select.POLLOUT
         if not self._paused:
             for fd in self._streams:
                 wanted[fd] = select.POLLIN
@@ -221,6 +244,10 @@ class Runner:
         elif isinstance(effect, m.GiveStepInput):
             if self._step_input:
                 self._step_input.answer(effect.text)
+        elif isinstance(effect, m.Dial):
+            self._dial(effect)
+        elif isinstance(effect, m.StartTerminal):
+            self._start_terminal(effect)
         elif isinstance(effect, m.Exit):
             self._exit_code = effect.exit_code
 
@@ -376,6 +403,35 @@ class Runner:
         self._do(self._machine.handle(m.StepText(self._step_token, "stderr", text)))
         self._do(self._machine.handle(m.StepEnded(self._step_token, exit_code)))
 
+    # ---- streams: what they need is imported with the first of them
+
+    def _dial(self, effect: m.Dial) -> None:
+        if self._dialer is None:
+            from .dial import Dialer
+
+            self._dialer = Dialer(self._streams_path)
+        outcome = self._dialer.dial(effect.stream_id, effect.port, self._clock())
+        if outcome:
+            self._take_outcome(outcome)
+
+    def _take_outcome(self, outcome: Outcome) -> None:
+        stream_id, refused, failure = outcome
+        event = m.DialFailed(stream_id, refused, failure) if failure else m.Dialed(stream_id)
+        self._do(self._machine.handle(event))
+
+    def _start_terminal(self, effect: m.StartTerminal) -> None:
+        from . import terminal
+
+        try:
+            pid = terminal.start(
+                effect.stream_id, self._streams_path, effect.rows, effect.columns, self._env, self._home
+            )
+        except OSError as exc:
+            failure = f"cannot start a process: {exc.strerror}"
+            self._do(self._machine.handle(m.TerminalEnded(effect.stream_id, failure)))
+            return
+        self._terminals[pid] = effect.stream_id
+
     # ---- ends
 
     def _reap(self) -> None:
@@ -390,6 +446,8 @@ class Runner:
             code = os.waitstatus_to_exitcode(status)
             if self._worker and pid == self._worker.pid:
                 self._worker_ended(self._worker, code)
+            elif pid in self._terminals:
+                self._do(self._machine.handle(m.TerminalEnded(self._terminals.pop(pid), "")))
             elif self._step and pid == self._step.pid:
                 self._step = None
                 if self._step_input:

@@ -8,20 +8,32 @@ from litestar.types import ControllerRouterHandler
 from . import openapi, problem
 from .auth import Authenticator
 from .call import Gateway
+from .freeze import FreezeGuard
+from .graphql import route as graphql
 from .limits import JSON_BYTES_MAX, GatewayConfig
 from .middleware import Edge
 from .port import Manager
 from .rate import RateLimiter
-from .rest import auth, kernel, root, session
-from .stream import events, execute
+from .rest import auth, dotfile, kernel, openid, root, server, session, setting, template, totp
+from .stream import apps, events, execute, pty, tcpproxy
 
 ROUTES: tuple[ControllerRouterHandler, ...] = (
     *root.ROUTES,
     *auth.ROUTES,
+    *server.ROUTES,
+    *totp.ROUTES,
+    *openid.ROUTES,
+    *setting.ROUTES,
+    *dotfile.ROUTES,
     *session.ROUTES,
+    *template.ROUTES,
     *kernel.ROUTES,
     *events.ROUTES,
     *execute.ROUTES,
+    *apps.ROUTES,
+    *tcpproxy.ROUTES,
+    *pty.ROUTES,
+    *graphql.ROUTES,
 )
 
 
@@ -33,7 +45,10 @@ def create_app(manager: Manager, config: GatewayConfig | None = None) -> Edge:
     gateway = Gateway(manager=manager, rate=rate, config=config, openapi=document)
     app = Litestar(
         route_handlers=ROUTES,
-        guards=[Authenticator(manager.identity, manager.clock, rate, config).guard],
+        guards=[
+            Authenticator(manager.identity, manager.logins, manager.clock, rate, config).guard,
+            FreezeGuard(manager.settings).guard,
+        ],
         exception_handlers={Exception: problem.respond},
         after_exception=[problem.note],
         openapi_config=None,

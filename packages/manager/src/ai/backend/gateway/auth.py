@@ -1,7 +1,8 @@
 """Who sent this request? Verifies the published HMAC signature over the request exactly as it came on the wire.
 
 `read_claim` and `is_genuine` are pure. `Authenticator` is the shell: it looks the key up, verifies, counts the request, and leaves the
-`Principal` in the connection's state. It must never know what the request is about.
+`Principal` in the connection's state. It must never know what the request is about. Requests of session mode (`web`) are not signed:
+they present a web session instead.
 """
 
 import hashlib
@@ -17,13 +18,16 @@ from litestar.connection import ASGIConnection, Request
 from litestar.handlers.base import BaseRouteHandler
 
 from ai.backend.common.clock import Clock
-from ai.backend.common.errors import BadAuthParameters, RateLimited, Unauthenticated
+from ai.backend.common.errors import BadAuthParameters, Forbidden, RateLimited, Unauthenticated
 from ai.backend.common.wire import signature
 from ai.backend.common.wire.version import ASSUMED
 from ai.backend.manager.access.model import Principal
+from ai.backend.manager.login.policy import address_allowed
 
+from . import web
 from .limits import RATE_WINDOW_S, GatewayConfig
-from .port import Identity
+from .peer import address_of, headers_of
+from .port import Identity, Logins
 from .rate import RateLimiter
 
 _AUTHORIZATION = re.compile(
@@ -145,8 +149,11 @@ def is_genuine(claim: Claim, secret_key: str, body: bytes = b"") -> bool:
 class Authenticator:
     """The guard of every route that is not flagged anonymous."""
 
-    def __init__(self, identity: Identity, clock: Clock, rate: RateLimiter, config: GatewayConfig) -> None:
+    def __init__(
+        self, identity: Identity, logins: Logins, clock: Clock, rate: RateLimiter, config: GatewayConfig
+    ) -> None:
         self._identity = identity
+        self._logins = logins
         self._clock = clock
         self._rate = rate
         self._config = config
@@ -156,8 +163,13 @@ class Authenticator:
         operation = handler.opt.get("operation")
         if operation is not None and operation.anonymous:
             return
-        principal = await self._authenticate(connection)
         state = connection.scope["state"]
+        principal = await (self._by_session(connection) if state["web"] else self._by_signature(connection))
+        address = address_of(connection.scope, self._config.trusted_proxies)
+        if not address_allowed(address, principal.allowed_client_ip):
+            raise Unauthenticated(
+                "Unauthorized access", hint="Your account may not be used from this address."
+            )
         state["principal"] = principal
         remaining = await self._rate.request(principal.access_key, principal.rate_limit)
         state["rate"] = (principal.rate_limit, max(remaining, 0))
@@ -169,11 +181,21 @@ class Authenticator:
                 window_s=RATE_WINDOW_S,
             )
 
-    async def _authenticate(self, connection: ASGIConnection[Any, Any, Any, Any]) -> Principal:
+    async def _by_session(self, connection: ASGIConnection[Any, Any, Any, Any]) -> Principal:
+        headers = headers_of(connection.scope)
+        session_id, by_cookie = web.presented_id(headers)
+        # A WebSocket is opened by a GET, but what is sent through it is no reading.
+        reads = isinstance(connection, Request) and connection.method in web.SAFE_METHODS
+        if by_cookie and not reads and not web.from_our_pages(headers):
+            raise Forbidden("The request comes from a page of another site.")
+        principal = await self._logins.find(session_id) if session_id else None
+        if principal is None:
+            raise Unauthenticated("Unauthorized access", hint="Log in first.")
+        return principal
+
+    async def _by_signature(self, connection: ASGIConnection[Any, Any, Any, Any]) -> Principal:
         scope = connection.scope
-        headers: dict[str, str] = {}
-        for name, value in scope["headers"]:
-            headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
+        headers = headers_of(scope)
         target = scope["raw_path"].partition(b"?")[0]
         if scope["query_string"]:
             target += b"?" + scope["query_string"]

@@ -12,6 +12,7 @@ from ai.backend.common.errors import InvalidInput
 from ai.backend.common.wire.rest.form import Form, OwnedForm
 from ai.backend.manager.access.model import Principal
 
+from . import peer
 from .auth import principal_of
 from .decode import parameters
 from .limits import GatewayConfig
@@ -24,6 +25,7 @@ AnyRequest = Request[Any, Any, Any]
 AnyConnection = ASGIConnection[Any, Any, Any, Any]
 
 QUERY_FIELDS_MAX = 256
+YAML_TYPES = frozenset({"text/yaml", "application/yaml", "application/x-yaml"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +54,8 @@ def query_form(connection: AnyConnection, form: type[F], body: bytes = b"") -> F
         )
     except ValueError as exc:
         raise InvalidInput("too many parameters in the query", limit=QUERY_FIELDS_MAX) from exc
-    return parameters(form, pairs, body)
+    kind = connection.headers.get("content-type", "").partition(";")[0].strip().lower() if body else ""
+    return parameters(form, pairs, body, is_yaml=kind in YAML_TYPES)
 
 
 async def form_of(request: AnyRequest, form: type[F]) -> F:
@@ -70,6 +73,11 @@ async def begin(request: AnyRequest, form: type[O]) -> tuple[Manager, Principal,
     """The start of most handlers."""
     filled = await form_of(request, form)
     return gateway_of(request).manager, await acting(request, filled), filled
+
+
+def address_of(connection: AnyConnection) -> str:
+    """Where the request comes from."""
+    return peer.address_of(connection.scope, gateway_of(connection).config.trusted_proxies)
 
 
 def reply(value: Any, status: int = 200) -> Response[bytes]:

@@ -15,6 +15,7 @@ import msgspec
 
 from ai.backend.common.errors import InvalidInput, MalformedBody
 from ai.backend.common.wire.rest.form import Form
+from ai.backend.manager.yamltext import texts_of
 
 from .limits import PATH_BYTES_MAX
 
@@ -48,18 +49,19 @@ def _fields(form: type[Form]) -> dict[str, _Field]:
     return table | {fold(name): field for name, field in by_name.items()}
 
 
-def body_values(body: bytes) -> dict[str, Any]:
-    """The object in a JSON body; an empty body has none. Raises MalformedBody."""
+def body_values(body: bytes, *, is_yaml: bool = False) -> dict[str, Any]:
+    """The object in a JSON body, or in a YAML one whose scalars are all texts; an empty body has none. Raises MalformedBody."""
     if not body.strip():
         return {}
+    form = "YAML" if is_yaml else "JSON"
     try:
-        values = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise MalformedBody("Malformed body", hint="The body must be JSON.") from exc
+        values = texts_of(body) if is_yaml else msgspec.json.decode(body)
+    except (msgspec.DecodeError, ValueError, RecursionError) as exc:
+        raise MalformedBody("Malformed body", hint=f"The body must be {form}.") from exc
     if values is None:
         return {}
-    if not isinstance(values, dict):
-        raise MalformedBody("Malformed body", hint="The body must be a JSON object.")
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise MalformedBody("Malformed body", hint=f"The body must be a {form} object.")
     return values
 
 
@@ -112,9 +114,9 @@ def convert(form: type[F], values: Mapping[str, Any]) -> F:
         raise InvalidInput(message, hint="See /openapi.json for what this call takes.", field=field) from exc
 
 
-def parameters(form: type[F], query: Iterable[tuple[str, str]], body: bytes) -> F:
+def parameters(form: type[F], query: Iterable[tuple[str, str]], body: bytes, *, is_yaml: bool = False) -> F:
     """Raises MalformedBody or InvalidInput."""
-    return convert(form, query_values(query) | body_values(body))
+    return convert(form, query_values(query) | body_values(body, is_yaml=is_yaml))
 
 
 def upload_path(filename: str | None) -> str:

@@ -17,8 +17,6 @@ FRAMES_WAITING_MAX = 16
 LIST_ITEMS_MAX = 100
 RATE_WINDOW_S = 900
 ANONYMOUS_REQUESTS = 1000
-LOGIN_FAILURES_MAX = 10
-LOGIN_WINDOW_S = 1200
 HEARTBEAT_S = 15.0
 STREAM_FLUSH_S = 0.2
 
@@ -30,3 +28,5 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """How far a request's date may be off."""
     shutdown_timeout_s: int = 5
     """How long open requests and streams may take to end when the gateway stops."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses and networks of reverse proxies: only from these are X-Forwarded-For and X-Forwarded-Proto believed."""

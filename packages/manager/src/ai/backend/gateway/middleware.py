@@ -15,6 +15,7 @@ from ai.backend.common.errors import InvalidInput
 from ai.backend.common.log import bound_request
 from ai.backend.common.wire import problem, version
 
+from . import web
 from .auth import VERSION_HEADERS
 from .limits import ANONYMOUS_REQUESTS, RATE_WINDOW_S
 from .problem import UnsupportedVersion, problem_of
@@ -82,9 +83,15 @@ class Edge:
                 await send.refuse(UnsupportedVersion(exc.message, hint=exc.hint))
                 return
         routed: Any = dict(scope)
-        routed["path"] = modern_path(method, scope["path"])
+        inner = web.inner_path(scope["path"])
+        scope["state"]["web"] = inner is not None
+        if web.is_encoded(headers) and (inner is not None or scope["path"].startswith("/server/")):
+            receive = web.decoded(receive, headers.get(b"host", b"").decode("latin-1"))
+        routed["path"] = modern_path(method, scope["path"] if inner is None else inner)
         if scope["type"] == ScopeType.HTTP:
-            routed["method"] = method
+            # A HEAD is answered as the GET would be, without the body.
+            routed["method"] = "GET" if method == "HEAD" else method
+            send.headless = sent == "HEAD"
         await self._app(routed, receive, send)
 
 
@@ -98,6 +105,8 @@ class _Answer:
         self._send = send
         self._rid = rid
         self._accepted = False
+        self.headless = False
+        """The answer goes without its body."""
 
     async def __call__(self, message: Message) -> None:
         kind = message["type"]
@@ -106,6 +115,10 @@ class _Answer:
             kept = [pair for pair in start["headers"] if pair[0].lower() != b"server"]
             start["headers"] = [*kept, *self._headers()]
             await self._send(start)
+        elif kind == "http.response.body" and self.headless:
+            if not self._accepted:
+                self._accepted = True
+                await self._send({"type": "http.response.body", "body": b"", "more_body": False})
         elif kind == "websocket.close" and not self._accepted:
             error = self._state.get("error")
             await self.refuse(

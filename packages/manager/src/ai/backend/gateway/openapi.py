@@ -23,6 +23,7 @@ MEANINGS = {
     200: "Done.",
     201: "Done.",
     204: "Done; nothing to say.",
+    302: "Go on there.",
     400: "A parameter, a header or the request's date is missing or wrong.",
     401: "The signature is missing or does not match.",
     403: "You may not do this, or not for that owner.",
@@ -56,6 +57,8 @@ class Operation:
     media_type: str = "application/json"
     refusals: tuple[int, ...] = ()
     anonymous: bool = False
+    while_frozen: bool | None = None
+    """Whether a frozen manager serves it; None: if it only reads (GET and WebSockets)."""
 
     @property
     def statuses(self) -> tuple[int, ...]:
@@ -112,7 +115,8 @@ def _request_body(operation: Operation, schemas: dict[Any, dict[str, Any]]) -> d
 def _operation_id(route: Route, path: str) -> str:
     """The handler's name; a second path of the same handler adds its last word."""
     first, *rest = route.fn.__name__.split("_")
-    more = [path.rpartition("/")[2]] if path != min(route.paths) and len(route.paths) > 1 else []
+    words = [word for word in path.split("/") if "{" not in word]
+    more = words[-1:] if path != min(route.paths) and len(route.paths) > 1 else []
     return first + "".join(word.capitalize() for word in (*rest, *more))
 
 

@@ -53,6 +53,8 @@ def problem_of(error: Exception, path: str = "") -> tuple[int, dict[str, Any]]:
 def respond(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     status, body = problem_of(error, request.scope["path"])
     headers = {k: v for k, v in (getattr(error, "headers", None) or {}).items() if k.lower() == "allow"}
+    if isinstance(error, BackendError) and "retry_after_s" in error.detail:
+        headers["Retry-After"] = str(error.detail["retry_after_s"])
     return Response(
         msgspec.json.encode(body), status_code=status, media_type=problem.CONTENT_TYPE, headers=headers
     )

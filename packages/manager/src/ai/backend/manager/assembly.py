@@ -7,18 +7,27 @@ from ai.backend.common.bus import ManagerBus
 from ai.backend.common.clock import Clock
 from ai.backend.common.ids import Random
 
+from .account.service import AccountService
 from .agents.desired import DesiredState
 from .agents.intake import Change, Intake
 from .agents.service import AgentService
+from .audit.service import AuditService
 from .config import ManagerConfig
 from .db.database import Database
+from .dotfile.service import DotfileService
+from .directory.service import Directory
 from .event.hub import EventHub
 from .identity.service import IdentityService
 from .image.service import ImageService
+from .login.service import LoginService
 from .loop import Loop
+from .openid.service import OpenIdService
 from .scheduling.loop import Scheduling
+from .session.catalogue import SessionCatalogue
 from .session.loop import SessionLoops
 from .session.service import SessionService
+from .setting.service import SettingService
+from .template.service import TemplateService
 
 ENDINGS = ("session_terminated", "session_cancelled")
 
@@ -29,10 +38,19 @@ class Manager:
     clock: Clock
     database: Database
     identity: IdentityService
+    logins: LoginService
+    accounts: AccountService
+    openid: OpenIdService
     sessions: SessionService
     events: EventHub
     agents: AgentService
     images: ImageService
+    settings: SettingService
+    directory: Directory
+    catalogue: SessionCatalogue
+    templates: TemplateService
+    audit: AuditService
+    dotfiles: DotfileService
     scheduling: Scheduling
     intake: Intake
     loops: tuple[Loop, ...]
@@ -68,7 +86,9 @@ def build(
         scheduling.loop.wake()
 
     def wake_after_report(change: Change) -> None:
-        if change is Change.PROGRESS:
+        if change is Change.TIMED:
+            loops.deadlines.wake()
+        if change in (Change.PROGRESS, Change.TIMED):
             hub.wake()
         else:
             wake_after_write()
@@ -93,17 +113,35 @@ def build(
         wake=wake_after_write,
         wake_enqueued=wake_after_enqueue,
     )
+    settings = SettingService(
+        database, clock, loops=(scheduling.loop, desired.loop), end_all=sessions.end_all
+    )
     hub.listen(lambda event: loops.logs.wake() if event.name in ENDINGS else None)
     bus.on_report(intake.take)
+    logins = LoginService(database, identity.secrets, identity, config.login, clock=clock, rng=rng)
+    accounts = AccountService(
+        database, identity.secrets, identity, logins, config.login, clock=clock, rng=rng
+    )
     return Manager(
         config=config,
         clock=clock,
         database=database,
         identity=identity,
+        logins=logins,
+        accounts=accounts,
+        openid=OpenIdService(
+            database, identity.secrets, logins, accounts, config.openid, clock=clock, rng=rng
+        ),
         sessions=sessions,
         events=hub,
         agents=agents,
         images=ImageService(database),
+        settings=settings,
+        directory=Directory(database, clock, rng, identity, wake=scheduling.loop.wake),
+        catalogue=SessionCatalogue(database),
+        templates=TemplateService(database, identity, clock=clock, rng=rng),
+        audit=AuditService(database),
+        dotfiles=DotfileService(database, clock),
         scheduling=scheduling,
         intake=intake,
         loops=(
@@ -113,6 +151,7 @@ def build(
             desired.loop,
             loops.deadlines,
             loops.logs,
+            sessions.counts,
             agents.loop,
         ),
     )

@@ -3,6 +3,52 @@
 import msgspec
 
 
+class LoginConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """Logins by password and by cookie."""
+
+    domain: str = "default"
+    """Whose users log in at `/server/login`, and whom strangers join who sign up there."""
+    signup: bool = False
+    """Whether strangers may make themselves an account. Off, also in the embedded cluster: an account is the right to run code here."""
+    failures_max: int = 10
+    failures_window_s: int = 1200
+    """So many failed logins of one name in so long, and the next attempts are refused unseen."""
+    web_session_s: int = 7 * 86400
+    """How long a login by cookie lasts."""
+    max_password_age_s: int = 0
+    """After which a password must be changed before it lets anybody in; 0: never."""
+    token_secret: str = ""
+    """Shared with a site that sends its users here already authenticated (`/server/token-login`), at least 32 characters; empty: off."""
+
+    def __repr__(self) -> str:
+        return "LoginConfig(...)"
+
+
+class OpenIdConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """Logins through an OpenID provider."""
+
+    issuer: str = ""
+    """As the provider names itself: https, without `/.well-known/...`. Empty: off."""
+    client_id: str = ""
+    client_secret: str = ""
+    scopes: tuple[str, ...] = ("openid", "email", "profile")
+    algorithms: tuple[str, ...] = ("RS256", "PS256", "ES256", "EdDSA")
+    """With which an ID token may be signed."""
+    email_claim: str = "email"
+    trust_unverified_email: bool = False
+    """Whether an address counts that the provider does not call verified. Only for providers that let nobody choose their address."""
+    create_users: bool = False
+    """Whether somebody unknown gets an account."""
+    domain: str = "default"
+    project: str = "default"
+    """What new users join; empty: no project."""
+    public_url: str = ""
+    """Where browsers reach this server, when that is not what they send as Host: the provider sends them back there."""
+
+    def __repr__(self) -> str:
+        return f"OpenIdConfig(issuer={self.issuer!r}, client_id={self.client_id!r})"
+
+
 class ManagerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
     pending_timeout_s: int = 7 * 86400
     """How long a session may wait for resources before it is cancelled."""
@@ -19,3 +65,5 @@ class ManagerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     destroy_wait_s: float = 30.0
     event_retention_s: int = 7 * 86400
     logs_bytes_max: int = 1 << 20
+    login: LoginConfig = msgspec.field(default_factory=LoginConfig)
+    openid: OpenIdConfig = msgspec.field(default_factory=OpenIdConfig)

@@ -1,7 +1,7 @@
 """Control loops: the only place where background work is driven.
 
 A loop takes no input: it runs when it is woken and at least once a period, looks at what is (rows, reports), compares it with what should
-be, and acts. It is idempotent and has no retries inside: the next run is the retry. So "normal" and "after a crash" are one path.
+be, and acts. A body that knows when it has something to do next returns that, in seconds from now, and is not polled for it. It is idempotent and has no retries inside: the next run is the retry. So "normal" and "after a crash" are one path.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ BACKOFF_MAX_S = 5.0
 class Loop:
     """Runs `body` when woken and every `period_s` seconds. Wakes that arrive while it runs are folded into one more run."""
 
-    def __init__(self, name: str, body: Callable[[], Awaitable[None]], *, period_s: float) -> None:
+    def __init__(self, name: str, body: Callable[[], Awaitable[float | None]], *, period_s: float) -> None:
         self.name = name
         self._body = body
         self._period_s = period_s
@@ -33,8 +33,9 @@ class Loop:
         """Until cancelled. A failing run is logged and tried again after a growing pause (an outage must not end a loop)."""
         pause_s = 0.0
         self._signal.set()
+        next_s: float | None = None
         while True:
-            await self._wait(self._period_s)
+            await self._wait(self._period_s if next_s is None else min(self._period_s, max(0.0, next_s)))
             if pause_s:
                 await asyncio.sleep(pause_s)
             self._signal.clear()
@@ -42,7 +43,7 @@ class Loop:
             log.debug("loop-run", loop=self.name)
             try:
                 with bound_request(f"{self.name}-{self.runs}"):
-                    await self._body()
+                    next_s = await self._body()
                 pause_s = 0.0
             except Exception as exc:
                 self.failures += 1

@@ -4,20 +4,33 @@ The suite knows the port alone. It waits for what must come and never for time t
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
 import pytest
 
-from ai.backend.common.bus import AgentBus, Handler, ManagerBus
-from ai.backend.common.errors import AgentUnreachable, BackendError, KernelError, SessionNotFound, Timeout
+from ai.backend.common.bus import Accept, AgentBus, Handler, ManagerBus, StreamHandler
+from ai.backend.common.errors import (
+    AgentUnreachable,
+    BackendError,
+    KernelError,
+    ServiceRefused,
+    SessionNotFound,
+    StreamClosed,
+    Timeout,
+)
+from ai.backend.common.stream import WINDOW_BYTES, Stream
 from ai.backend.common.wire import rpc
 
 AGENT = "i-contract"
 KERNEL_ID = UUID(int=7)
 COMPLETE = rpc.Complete(kernel_id=KERNEL_ID, code="pri")
+CONNECT = rpc.Connect(kernel_id=KERNEL_ID, port=8080)
+MUCH = 20 * WINDOW_BYTES
+ON_ITS_WAY = 4 * WINDOW_BYTES
+"""What an adapter may hold of a stream, all in all: the window, and what its transport keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +63,10 @@ def report(sequence: int, *, agent_id: str = AGENT) -> rpc.AgentReport:
 
 @asynccontextmanager
 async def serving(
-    bus: AgentBus, handler: Handler, agent_id: str = AGENT
+    bus: AgentBus, handler: Handler, agent_id: str = AGENT, streams: StreamHandler | None = None
 ) -> AsyncIterator[asyncio.Task[None]]:
     """Answers calls while the block runs."""
-    task = asyncio.create_task(bus.serve(agent_id, handler))
+    task = asyncio.create_task(bus.serve(agent_id, handler, streams))
     await asyncio.sleep(0.01)
     try:
         yield task
@@ -66,6 +79,29 @@ async def echo(request: rpc.Request) -> rpc.Reply:
     """Answers a completion with its own code."""
     assert isinstance(request, rpc.Complete)
     return rpc.CompleteReply(completions=[request.code])
+
+
+async def parrot(request: rpc.StreamRequest, accept: Accept) -> None:
+    """A stream that says what it hears."""
+    stream = accept()
+    while data := await stream.receive():
+        await stream.send(data)
+
+
+async def read_all(stream: Stream) -> bytes:
+    pieces = []
+    while data := await stream.receive():
+        pieces.append(data)
+    return b"".join(pieces)
+
+
+async def settled(value: Callable[[], int]) -> int:
+    """The value once it has stopped changing."""
+    last, same = value(), 0
+    while same < 20:
+        await asyncio.sleep(0.005)
+        last, same = value(), same + 1 if value() == last else 0
+    return last
 
 
 class BusContract:
@@ -242,3 +278,224 @@ class BusContract:
     async def test_a_report_without_a_manager_is_dropped(self, ends: Ends) -> None:
         async with serving(ends.agent, echo):
             await ends.agent.report(report(1))
+
+    # -- streams ---------------------------------------------------------------------------------------------------------------
+
+    async def open(self, ends: Ends, request: rpc.StreamRequest = CONNECT, timeout_s: float = 5.0) -> Stream:
+        return await ends.manager.open_stream(AGENT, request, timeout_s=timeout_s)
+
+    async def test_bytes_go_both_ways(self, ends: Ends) -> None:
+        async with serving(ends.agent, echo, streams=parrot):
+            stream = await self.open(ends)
+            await stream.send(b"\0\xff")
+            await stream.send(b"")
+            assert await stream.receive() == b"\0\xff"
+            stream.close()
+            stream.close()
+            assert await stream.receive() == b""
+            with pytest.raises(StreamClosed):
+                await stream.send(b"x")
+
+    async def test_the_handler_sees_the_request(self, ends: Ends) -> None:
+        seen: asyncio.Queue[rpc.StreamRequest] = asyncio.Queue()
+
+        async def handler(request: rpc.StreamRequest, accept: Accept) -> None:
+            seen.put_nowait(request)
+            accept()
+
+        terminal = rpc.OpenTerminal(kernel_id=KERNEL_ID, rows=24, columns=80)
+        async with serving(ends.agent, echo, streams=handler):
+            for request in (CONNECT, terminal):
+                stream = await self.open(ends, request)
+                assert await stream.receive() == b""
+                assert seen.get_nowait() == request
+
+    async def test_much_arrives_whole_and_in_order(self, ends: Ends) -> None:
+        sent = bytes(range(256)) * (MUCH // 256)
+
+        async def handler(request: rpc.StreamRequest, accept: Accept) -> None:
+            await accept().send(sent)
+
+        async with serving(ends.agent, echo, streams=handler):
+            assert await read_all(await self.open(ends)) == sent
+
+    async def test_much_can_be_sent(self, ends: Ends) -> None:
+        sent = bytes(range(256)) * (MUCH // 256)
+        got: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+        async def handler(request: rpc.StreamRequest, accept: Accept) -> None:
+            got.set_result(await read_all(accept()))
+
+        async with serving(ends.agent, echo, streams=handler):
+            stream = await self.open(ends)
+            await stream.send(sent)
+            stream.close()
+            assert await asyncio.wait_for(got, 5) == sent, "what was sent before the close arrives"
+
+    async def test_a_slow_reader_holds_back_the_agent(self, ends: Ends) -> None:
+        sent = 0
+
+        async def handler(request: rpc.StreamRequest, accept: Accept) -> None:
+            nonlocal sent
+            stream = accept()
+            while sent < MUCH:
+                await stream.send(bytes(1000))
+                sent += 1000
+
+        async with serving(ends.agent, echo, streams=handler):
+            stream = await self.open(ends)
+            assert await settled(lambda: sent) <= ON_ITS_WAY
+            assert len(await read_all(stream)) == sent >= MUCH
+
+    async def test_a_slow_agent_holds_back_the_sender(self, ends: Ends) -> None:
+        go = asyncio.Event()
+        got: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        sent = 0
+
+        async def handler(request: rpc.StreamRequest, accept: Accept) -> None:
+            stream = accept()
+            await go.wait()
+            got.set_result(await read_all(stream))
+
+        async def write(stream: Stream) -> None:
+            nonlocal sent
+            while sent < MUCH:
+                await stream.send(bytes(1000))
+                sent += 1000
+            stream.close()
+
+        async with serving(ends.agent, echo, streams=handler):
+            writing = asyncio.create_task(write(await self.open(ends)))
+            assert await settled(lambda: sent) <= ON_ITS_WAY
+            go.set()
+            assert len(await asyncio.wait_for(got, 5)) >= MUCH
+            await writing
+
+    async def test_one_stream_that_stands_still_does_not_hold_back_others(self, ends: Ends) -> None:
+        async def handler(request: rpc.StreamRequest, accept: Accept) -> None:
+            await accept().send(bytes(MUCH))
+
+        async with serving(ends.agent, echo, streams=handler):
+            still, others = await self.open(ends), [await self.open(ends) for _ in range(8)]
+            found = await asyncio.gather(*(read_all(one) for one in others))
+            assert [len(one) for one in found] == [MUCH] * 8
+            assert await self.ask(ends) == ["pri"]
+            still.close()
+
+    async def test_a_refused_stream_raises_its_error(self, ends: Ends) -> None:
+        async def handler(request: rpc.StreamRequest, accept: Accept) -> None:
+            raise ServiceRefused("nothing listens", port=8080)
+
+        async with serving(ends.agent, echo, streams=handler):
+            with pytest.raises(ServiceRefused) as caught:
+                await self.open(ends)
+        assert caught.value.detail == {"port": 8080}
+
+    async def test_a_bug_before_the_opening_is_an_internal_error(self, ends: Ends) -> None:
+        async def handler(request: rpc.StreamRequest, accept: Accept) -> None:
+            raise ZeroDivisionError
+
+        async with serving(ends.agent, echo, streams=handler):
+            with pytest.raises(BackendError) as caught:
+                await self.open(ends)
+            assert caught.value.code == "internal"
+
+    async def test_a_failure_later_comes_after_what_was_sent(self, ends: Ends) -> None:
+        async def handler(request: rpc.StreamRequest, accept: Accept) -> None:
+            await accept().send(b"so far")
+            raise ServiceRefused("and no further")
+
+        async with serving(ends.agent, echo, streams=handler):
+            stream = await self.open(ends)
+            assert await stream.receive() == b"so far"
+            with pytest.raises(ServiceRefused):
+                await stream.receive()
+            with pytest.raises(ServiceRefused):
+                await stream.send(b"x")
+
+    async def test_a_handler_that_does_not_accept_is_given_up(self, ends: Ends) -> None:
+        ended = asyncio.Event()
+
+        async def handler(request: rpc.StreamRequest, accept: Accept) -> None:
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                ended.set()
+
+        async with serving(ends.agent, echo, streams=handler):
+            with pytest.raises(Timeout):
+                await self.open(ends, timeout_s=0.05)
+            await asyncio.wait_for(ended.wait(), 5)
+
+    async def test_a_caller_that_gives_up_ends_the_handler(self, ends: Ends) -> None:
+        begun, ended = asyncio.Event(), asyncio.Event()
+
+        async def handler(request: rpc.StreamRequest, accept: Accept) -> None:
+            begun.set()
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                ended.set()
+
+        async with serving(ends.agent, echo, streams=handler):
+            task = asyncio.create_task(self.open(ends))
+            await begun.wait()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await asyncio.wait_for(ended.wait(), 5)
+
+    async def test_an_agent_learns_that_the_manager_has_closed(self, ends: Ends) -> None:
+        learned: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        async def handler(request: rpc.StreamRequest, accept: Accept) -> None:
+            stream = accept()
+            try:
+                while True:
+                    await stream.send(bytes(1000))
+            except StreamClosed as exc:
+                learned.set_result(exc.code)
+
+        async with serving(ends.agent, echo, streams=handler):
+            stream = await self.open(ends)
+            await stream.receive()
+            stream.close()
+            assert await asyncio.wait_for(learned, 5) == "stream.closed"
+
+    async def test_a_handler_that_goes_on_after_the_close_is_cancelled(self, ends: Ends) -> None:
+        """`ends` should let handlers linger for a moment only."""
+        ended = asyncio.Event()
+
+        async def handler(request: rpc.StreamRequest, accept: Accept) -> None:
+            accept()
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                ended.set()
+
+        async with serving(ends.agent, echo, streams=handler):
+            (await self.open(ends)).close()
+            await asyncio.wait_for(ended.wait(), 5)
+
+    async def test_nobody_serves_streams(self, ends: Ends) -> None:
+        with pytest.raises(AgentUnreachable):
+            await self.open(ends)
+        async with serving(ends.agent, echo):
+            with pytest.raises(KernelError):
+                await self.open(ends)
+
+    async def test_an_agent_that_leaves_ends_its_streams(self, ends: Ends) -> None:
+        ended = asyncio.Event()
+
+        async def handler(request: rpc.StreamRequest, accept: Accept) -> None:
+            try:
+                await parrot(request, accept)
+            finally:
+                ended.set()
+
+        async with serving(ends.agent, echo, streams=handler):
+            stream = await self.open(ends)
+            await stream.send(b"x")
+            assert await stream.receive() == b"x"
+        await asyncio.wait_for(ended.wait(), 5)
+        with pytest.raises((StreamClosed, AgentUnreachable)):
+            await asyncio.wait_for(stream.receive(), 5)

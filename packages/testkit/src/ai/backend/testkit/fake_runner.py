@@ -1,7 +1,8 @@
 """The runners inside simulated containers, and the links between them and agents.
 
 A runner lives as long as its container; links come and go with agents. What a runner says while no link is there waits, as in the real
-one's socket. It says that it is ready some time after its start, answers greetings, and runs any code by printing a line.
+one's socket. It says that it is ready some time after its start, answers greetings, and runs any code by printing a line. Of a batch step
+it understands "sleep SECONDS" and "exit CODE", separated by ";". What it was told to run at most once it runs once (`Runners.ran` tells).
 """
 
 import asyncio
@@ -59,11 +60,14 @@ class Link:
 
 
 class SimRunner:
-    def __init__(self, runners: "Runners", name: str) -> None:
+    def __init__(self, runners: "Runners", name: str, incarnation: str) -> None:
         self._runners = runners
         self._name = name
+        self._incarnation = incarnation
         self._ready = False
         self._unheard: list[list[bytes]] = []
+        self._once: dict[str, int | None] = {}
+        """Ends of runs that are run at most once; None: it goes on."""
 
     def boot(self) -> None:
         self._ready = True
@@ -86,11 +90,31 @@ class SimRunner:
                 self.say(
                     p.StatusReply(request_id=request_id, run_id="", runtime=RUNTIME if self._ready else "")
                 )
+            case p.Run(run_id=run_id) as run if run_id.startswith(p.ONCE):
+                self._run_once(run)
             case p.Run(run_id=run_id):
                 self.say(p.Stdout(run_id, "done\n"))
                 self.say(p.Finished(run_id, 0))
             case _:
                 return
+
+    def _run_once(self, run: p.Run) -> None:
+        if run.run_id in self._once:
+            code = self._once[run.run_id]
+            if code is not None:
+                self.say(p.Finished(run.run_id, code))
+            return
+        self._once[run.run_id] = None
+        self._runners.ran.append((self._name, self._incarnation))
+        words = dict(part.split() for part in run.exec.split(";"))
+        self.say(p.Stdout(run.run_id, "working\n"))
+        asyncio.get_running_loop().call_later(
+            float(words.get("sleep", 0)), self._ended, run.run_id, int(words.get("exit", 0))
+        )
+
+    def _ended(self, run_id: str, code: int) -> None:
+        self._once[run_id] = code
+        self.say(p.Finished(run_id, code))
 
 
 class Runners:
@@ -99,13 +123,16 @@ class Runners:
     def __init__(self, engine: FakeWorld, rng: Random) -> None:
         self._rng = rng
         self.alive: dict[str, SimRunner] = {}
+        self.ran: list[tuple[str, str]] = []
+        """Each beginning of a command: in which container, of which incarnation."""
         self.links: dict[str, Link] = {}
         engine.on_start.append(self._started)
         engine.on_gone.append(self._gone)
 
     def _started(self, container: FakeContainer) -> None:
         name = container.spec.name
-        runner = self.alive[name] = SimRunner(self, name)
+        incarnation = dict(container.spec.labels).get("ai.backend.incarnation", "")
+        runner = self.alive[name] = SimRunner(self, name, incarnation)
         asyncio.get_running_loop().call_later(self._rng.uniform(*BOOT_S), runner.boot)
         if (link := self.links.get(name)) is not None:
             link.started()

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 from uuid import UUID
 
 from msgspec import structs
@@ -16,7 +16,8 @@ from msgspec import structs
 from ai.backend.common.errors import BackendError
 from ai.backend.common.log import get_logger
 from ai.backend.common.quantity import CPU, MEM, ResourceSlots, format_size
-from ai.backend.common.wire.rpc import DesiredKernel, KernelReport, KernelState
+from ai.backend.common.wire.rpc import DesiredKernel, Execute, KernelReport, KernelState
+from ai.backend.kernel.protocol import ONCE
 
 from ..config import AgentConfig
 from ..container.backend import CONFIG_DIR, KERNEL_DIR, WORK_DIR, ContainerBackend
@@ -24,6 +25,7 @@ from ..container.errors import BackendUnavailable, ImageNotFound
 from ..container.model import Container, ContainerSpec, ContainerStatus, ExitCause, Limits, Mount
 from ..runner.client import KILLED, Runner
 from ..runner.link import OnMessage, RunnerLink
+from ..runner.stream import Streams
 from ..runner.volume import RUNNER_COMMAND
 from .journal import Entry, Journal
 from .machine import Effect, Event, State, handle
@@ -42,6 +44,8 @@ LABEL_KERNEL, LABEL_SESSION, LABEL_INCARNATION, LABEL_UID = (
 LOG_BYTES_KEPT = 1 << 20
 LOG_BYTES_SHOWN = 2000
 RETRY_S = 1.0
+COMMAND_RUN = f"{ONCE}command"
+COMMAND_FLUSH_S = 3600.0
 STEP_TOLD_AFTER_S = 0.5
 
 _REPORTED = {
@@ -170,9 +174,12 @@ class Driver:
             self.desired = desired
             self.happened(Event.RESTART_WANTED)
         elif desired.incarnation == self.desired.incarnation:
-            if self.state is State.QUARANTINED:
+            if self.state is State.QUARANTINED or desired.startup_command != self.desired.startup_command:
                 self.desired = desired
             self.happened(Event.RUN_WANTED)
+            if self.state is State.RUNNING and self._effect is None and desired.startup_command:
+                # A cluster's command comes when all its kernels run.
+                self._effect = self._around.spawn(self._perform(Effect.COMMAND, None))
 
     def happened(self, event: Event) -> None:
         """The one door: the machine decides, the journal remembers, the effect is performed."""
@@ -189,7 +196,7 @@ class Driver:
         except BackendError as exc:
             # The disk is full: what is on disk is older, and the next start repairs it from the container's labels.
             log.error("journal-not-written", kernel=self.name, error=str(exc))
-        if step.effect is not None:
+        if step.effect is not None and (step.effect is not Effect.COMMAND or self.desired.startup_command):
             self._effect = self._around.spawn(self._perform(step.effect, before))
         # That it is being prepared is told by its steps (`_at`), if they last.
         if _REPORTED[self.state] not in (told, KernelState.PREPARING):
@@ -226,6 +233,8 @@ class Driver:
                     await self._prepare()
                 case Effect.WAIT_READY:
                     await self._wait_ready()
+                case Effect.COMMAND:
+                    await self._run_command()
                 case Effect.CLEAR:
                     await self._until_done(self._clear_container)
                     self._effect = None
@@ -286,6 +295,7 @@ class Driver:
             lambda on_message: self._around.link(self.id, self.scratch, self.uid, on_message),
             on_killed=self._language_killed,
             on_dying=lambda text: self._because("failed-to-start", text),
+            streams_of=lambda send: Streams(self.scratch.run, self.uid, send),
         )
 
     def _spec(self) -> ContainerSpec:
@@ -340,6 +350,41 @@ class Driver:
         self._at("running")
         self._effect = None
         self.happened(Event.READY)
+
+    async def _run_command(self) -> None:
+        """Runs the command to its end, once: the runner in the container remembers it, so that after a restart of this agent asking
+        again only tells how far it is. That it may have begun is in the journal before it begins: from then on its container is
+        never made anew."""
+        runner = self.runner
+        assert runner is not None, "a running kernel has a runner"
+        try:
+            self.remember()
+            mode: Literal["batch", "continue", "input"] = (
+                "continue" if runner.goes_on(COMMAND_RUN) else "batch"
+            )
+            while True:
+                reply = await runner.execute(
+                    Execute(
+                        kernel_id=self.id,
+                        run_id=COMMAND_RUN,
+                        mode=mode,
+                        exec=self.desired.startup_command,
+                        flush_s=COMMAND_FLUSH_S,
+                    )
+                )
+                if reply.status == "finished":
+                    break
+                # Nobody is there to answer a question of a command that runs unattended: it gets an empty line.
+                mode = "input" if reply.status == "waiting-input" else "continue"
+        except BackendError as exc:
+            self._fail("task-failed", exc)
+            return
+        if self.leaving or runner is not self.runner:
+            return
+        self.exit_code = reply.exit_code
+        self._because("task-finished", f"Its command ended with exit code {reply.exit_code}.")
+        self._effect = None
+        self.happened(Event.EXITED)
 
     async def _last_words(self) -> str:
         with contextlib.suppress(BackendError):

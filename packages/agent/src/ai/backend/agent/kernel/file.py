@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from ai.backend.common.errors import FileNotFound, InvalidInput
-from ai.backend.common.wire.rpc import FileEntry, ListFilesReply, UploadFile
+from ai.backend.common.wire.rpc import Dotfile, FileEntry, ListFilesReply, UploadFile
 
 from ..container.backend import WORK_DIR
 from ..container.errors import NoSpace
@@ -92,7 +92,17 @@ class HomeFolder:
                 except OSError as exc:
                     raise _mapped(exc, file.path) from exc
 
-    def _write_one(self, root: int, path: PurePosixPath, content: bytes) -> None:
+    def write_dotfiles(self, files: list[Dotfile]) -> None:
+        """Like `write`, with the mode that each file asks for. Raises InvalidInput, NoSpace."""
+        with self._folder() as root:
+            for file in files:
+                path = PurePosixPath(relative(file.path))
+                try:
+                    self._write_one(root, path, file.content.encode(), int(file.permission, 8))
+                except OSError as exc:
+                    raise _mapped(exc, file.path) from exc
+
+    def _write_one(self, root: int, path: PurePosixPath, content: bytes, mode: int | None = None) -> None:
         parent = self._make_folders(root, path.parent)
         temporary = f".upload-{os.urandom(6).hex()}"
         try:
@@ -107,6 +117,8 @@ class HomeFolder:
                     file.write(content)
                     file.flush()
                     self._own(handle)
+                    if mode is not None:
+                        os.fchmod(handle, mode)
                 os.rename(temporary, path.name, src_dir_fd=parent, dst_dir_fd=parent)
             except OSError:
                 os.unlink(temporary, dir_fd=parent)

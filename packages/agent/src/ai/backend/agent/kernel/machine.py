@@ -38,6 +38,7 @@ class Event(enum.Enum):
     READY = "ready"
     FAILED = "failed"
     EXITED = "exited"
+    """Its container has ended, or a batch session's command has: there is nothing more to run."""
     CLEARED = "cleared"
     """The old container of a restart is gone."""
     RELEASED = "released"
@@ -46,6 +47,8 @@ class Event(enum.Enum):
 class Effect(enum.Enum):
     PREPARE = "prepare"
     WAIT_READY = "wait-ready"
+    COMMAND = "command"
+    """Run a batch session's command, or take up the one that runs already. Nothing to do for other sessions."""
     CLEAR = "clear"
     RELEASE = "release"
 
@@ -95,6 +98,7 @@ TABLE: Table[State, Event] = Table(
 _EFFECTS = {
     _S.PREPARING: Effect.PREPARE,
     _S.STARTING: Effect.WAIT_READY,
+    _S.RUNNING: Effect.COMMAND,
     _S.RECREATING: Effect.CLEAR,
     _S.STOPPING: Effect.RELEASE,
 }

@@ -11,6 +11,7 @@ from ai.backend.common.quantity import CPU, MILLI, ResourceSlots
 from ai.backend.common.wire.rpc import DesiredKernel
 
 from ..container.errors import ContainerFailed, NoSpace
+from .file import HomeFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,8 @@ class Scratch:
                 bootstrap.chmod(0o700)
                 if os.getuid() == 0:
                     os.chown(bootstrap, uid, uid)
+            if desired.dotfiles:
+                HomeFolder(self.work, uid).write_dotfiles(desired.dotfiles)
         except OSError as exc:
             kind = NoSpace if exc.errno in (28, 122) else ContainerFailed
             raise kind(

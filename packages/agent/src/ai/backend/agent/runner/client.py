@@ -8,11 +8,12 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from ai.backend.common.errors import KernelExecutionFailed
+from ai.backend.common.errors import KernelExecutionFailed, StreamClosed
 from ai.backend.common.wire.rpc import Execute, ExecuteReply
 from ai.backend.kernel import protocol as p
 
 from .link import RunnerLink
+from .stream import Pipe, Streams
 
 OUTPUT_BYTES_READY = 64 << 10
 """With so much output waiting, an execute answers before its time is up."""
@@ -113,6 +114,7 @@ class Runner:
         *,
         on_killed: Callable[[str], None],
         on_dying: Callable[[str], None],
+        streams_of: Callable[[Callable[[p.ToRunner], None]], Streams] | None = None,
     ) -> None:
         self._runs: dict[str, _Run] = {}
         self._completions: dict[str, asyncio.Future[list[str]]] = {}
@@ -126,6 +128,7 @@ class Runner:
         self.ready = asyncio.Event()
         self.runtime = ""
         self._link = link_of(self._on_frames)
+        self._streams = streams_of(self._send) if streams_of is not None else None
 
     # -- what the agent asks ---------------------------------------------------------------------------------------------------
 
@@ -189,6 +192,10 @@ class Runner:
         for run_id in done[: max(0, len(done) - RUNS_MAX // 2)]:
             del self._runs[run_id]
 
+    def goes_on(self, run_id: str) -> bool:
+        """Whether this run was begun here and its end has not been fetched."""
+        return run_id in self._runs
+
     def interrupt(self, run_id: str) -> None:
         self._send(p.Interrupt(run_id))
 
@@ -206,6 +213,19 @@ class Runner:
             return []
         finally:
             del self._completions[request_id]
+
+    async def connect(self, port: int) -> Pipe:
+        """A TCP connection to a port of the container's loopback; close it. Raises what `Streams.connect` does."""
+        return await self._streams_or_refusal().connect(port)
+
+    async def terminal(self, rows: int, columns: int) -> Pipe:
+        """A shell on a new terminal; close it. Raises what `Streams.terminal` does."""
+        return await self._streams_or_refusal().terminal(rows, columns)
+
+    def _streams_or_refusal(self) -> Streams:
+        if self._streams is None:
+            raise StreamClosed("no streams lead into this session")
+        return self._streams
 
     def greet(self) -> None:
         """After adoption: a runner that is ready says so again."""
@@ -231,6 +251,8 @@ class Runner:
                     run.put(("stderr", note))
                 run.put(_End("finished", exit_code))
         self._link.close()
+        if self._streams is not None:
+            self._streams.close()
 
     def close(self) -> None:
         self.end("")
@@ -259,6 +281,9 @@ class Runner:
                 answer = self._completions.get(message.request_id)
                 if answer is not None and not answer.done():
                     answer.set_result([match[:4096] for match in message.matches[:1000]])
+            case p.StreamFailed():
+                if self._streams is not None:
+                    self._streams.failed(message)
             case p.Dying():
                 self._on_dying(message.reason[:4096])
             case _:

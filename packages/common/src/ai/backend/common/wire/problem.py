@@ -31,8 +31,12 @@ _BY_CODE: dict[str, Published] = {
         400, "invalid-auth-params", "Missing or invalid authorization parameters."
     ),
     "auth.failed": Published(401, "auth-failed", "Credential/signature mismatch."),
+    "auth.password-expired": Published(401, "password-expired", "Password has expired."),
+    "login.too-many": Published(429, "too-many-requests", "Too many requests."),
+    "login.already": Published(400, "generic-bad-request", "Bad request."),
     "access.forbidden": Published(403, "generic-forbidden", "Forbidden operation."),
     "access.insufficient-privilege": Published(403, "insufficient-privilege", "Insufficient privilege."),
+    "access.not-privileged": Published(401, "auth-failed", "Credential/signature mismatch."),
     "session.ambiguous": Published(404, "too-many-sessions-matched", "Too many sessions matched."),
     "session.already-exists": Published(
         400,
@@ -44,6 +48,9 @@ _BY_CODE: dict[str, Published] = {
     "request.rate-limited": Published(
         429, "rate-limit-exceeded", "You have reached your API query rate limit."
     ),
+    "dotfile.exists": Published(400, "generic-bad-request", "Dotfile already exists."),
+    "dotfile.refused": Published(400, "generic-bad-request", "Dotfile creation has failed."),
+    "service.not-implemented": Published(503, "not-implemented", "This API is not implemented."),
     "agent.none-available": Published(503, "instance-not-available", "There is no available instance."),
     "agent.unreachable": Published(503, "instance-not-available", "There is no available instance."),
     "manager.frozen": Published(

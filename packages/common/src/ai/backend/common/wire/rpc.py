@@ -23,6 +23,14 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
     """Root of all bus messages."""
 
 
+class Dotfile(msgspec.Struct, frozen=True, kw_only=True):
+    path: str
+    """Relative to the home folder."""
+    permission: str
+    """Three octal digits."""
+    content: str
+
+
 class DesiredKernel(msgspec.Struct, frozen=True, kw_only=True):
     """One container that should exist, complete: the agent makes no choice that the manager can make."""
 
@@ -45,6 +53,10 @@ class DesiredKernel(msgspec.Struct, frozen=True, kw_only=True):
     session_name: str = ""
     access_key: str = ""
     bootstrap_script: str = ""
+    startup_command: str = ""
+    """Run once when the kernel is ready; its end ends the kernel, with its exit code and the reason task-finished."""
+    dotfiles: list[Dotfile] = []
+    """Written into the home folder before the first start; not sent any more once it runs."""
     stop_reason: str = ""
     """With target "stop": why, in the published words (user-requested, ...)."""
     forced: bool = False
@@ -232,6 +244,21 @@ class GetLogsReply(Message, frozen=True, tag="get-logs-reply"):
     text: str
 
 
+class Connect(Message, frozen=True, tag="connect"):
+    """Opens a stream: a TCP connection to a port of the container's own loopback."""
+
+    kernel_id: UUID
+    port: int
+
+
+class OpenTerminal(Message, frozen=True, tag="open-terminal"):
+    """Opens a stream: a shell on a new pseudo terminal. Towards it go frames (`wire.terminal`), from it what it prints."""
+
+    kernel_id: UUID
+    rows: int
+    columns: int
+
+
 class Done(Message, frozen=True, tag="done"):
     """The answer when there is nothing to say."""
 
@@ -257,9 +284,12 @@ Reply = (
     | Done
     | Failure
 )
+StreamRequest = Connect | OpenTerminal
+"""What a stream can be opened for."""
 
 _encoder = msgspec.msgpack.Encoder()
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_stream_requests: msgspec.msgpack.Decoder[StreamRequest] = msgspec.msgpack.Decoder(StreamRequest)
 _replies: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
 _reports = msgspec.msgpack.Decoder(AgentReport)
 
@@ -271,6 +301,11 @@ def encode(message: Message) -> bytes:
 def decode_request(data: bytes) -> Request:
     """Raises msgspec.ValidationError or msgspec.DecodeError for what is no request."""
     return _requests.decode(data)
+
+
+def decode_stream_request(data: bytes) -> StreamRequest:
+    """Raises msgspec.ValidationError or msgspec.DecodeError for what is no request for a stream."""
+    return _stream_requests.decode(data)
 
 
 def decode_reply(data: bytes) -> Reply:

@@ -28,7 +28,7 @@ KERNEL = (403, 404, 503)
 
 
 def _opt(**fields: Any) -> dict[str, Any]:
-    return {"operation": Operation(tag="session", refusals=KERNEL, **fields)}
+    return {"operation": Operation(tag="session", refusals=KERNEL, while_frozen=True, **fields)}
 
 
 @post(

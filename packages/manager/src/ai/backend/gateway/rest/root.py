@@ -7,16 +7,13 @@ from typing import Any
 from litestar import Response, get
 from litestar.types import ControllerRouterHandler
 
-from ai.backend.common.quantity import CPU, MEM, slot_type
+from ai.backend.common.quantity import slot_type
 from ai.backend.common.wire.rest.root import (
     AgentItem,
     AgentList,
-    Announcement,
     Health,
     ImageItem,
     ImageList,
-    ManagerNode,
-    ManagerStatus,
     Version,
 )
 from ai.backend.common.wire.version import CURRENT, MANAGER_VERSION
@@ -102,30 +99,6 @@ async def get_health(request: AnyRequest) -> Response[bytes]:
 
 
 @get(
-    "/manager/announcement",
-    opt=_opt(summary="The administrators' announcement", reply=Announcement, anonymous=True),
-)
-async def get_announcement() -> Response[bytes]:
-    return reply(Announcement(enabled=False, message=""))
-
-
-@get("/manager/status", opt=_opt(summary="The manager's status", reply=ManagerStatus, anonymous=True))
-async def get_manager_status(request: AnyRequest) -> Response[bytes]:
-    node = ManagerNode(
-        id="manager",
-        num_proc=1,
-        service_addr=request.headers.get("host", ""),
-        heartbeat_timeout=10.0,
-        ssl_enabled=request.scope["scheme"] == "https",
-        active_sessions=0,
-        status="running",
-        version=MANAGER_VERSION,
-        api_version=(CURRENT.major, CURRENT.date),
-    )
-    return reply(ManagerStatus(nodes=[node], status="running", active_sessions=0))
-
-
-@get(
     "/config/resource-slots",
     opt=_opt(
         summary="Kinds of resource slots",
@@ -134,8 +107,9 @@ async def get_manager_status(request: AnyRequest) -> Response[bytes]:
         anonymous=True,
     ),
 )
-async def get_resource_slots() -> Response[bytes]:
-    return reply({name: slot_type(name) for name in (CPU, MEM)})
+async def get_resource_slots(request: AnyRequest) -> Response[bytes]:
+    slots = await gateway_of(request).manager.settings.slots()
+    return reply({slot.slot_name: slot_type(slot.slot_name) for slot in slots})
 
 
 def agent_item(agent: Agent) -> AgentItem:
@@ -191,8 +165,6 @@ ROUTES: tuple[ControllerRouterHandler, ...] = (
     get_version,
     get_openapi,
     get_health,
-    get_announcement,
-    get_manager_status,
     get_resource_slots,
     list_agents,
     list_images,

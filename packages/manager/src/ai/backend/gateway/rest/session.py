@@ -10,7 +10,14 @@ from litestar.types import ControllerRouterHandler
 from ai.backend.common.errors import InvalidInput
 from ai.backend.common.quantity import ResourceSlots
 from ai.backend.common.wire.rest import session as wire
-from ai.backend.manager.session.model import Created, Session, SessionDraft, SessionStatus, SessionType
+from ai.backend.manager.session.model import (
+    Created,
+    Node,
+    Session,
+    SessionDraft,
+    SessionStatus,
+    SessionType,
+)
 
 from ..call import AnyRequest, begin, empty, reply
 from ..limits import LIST_ITEMS_MAX
@@ -28,10 +35,7 @@ def draft_of(form: wire.CreateSession) -> SessionDraft:
     config = form.config
     ignored = {
         "config.mounts": config.mounts or config.mount_map,
-        "config.preopen_ports": config.preopen_ports,
         "config.agentList": config.agent_list,
-        "starts_at": form.starts_at,
-        "dependencies": form.dependencies,
         "callback_url": form.callback_url,
     }
     for name, value in ignored.items():
@@ -58,8 +62,12 @@ def draft_of(form: wire.CreateSession) -> SessionDraft:
         resource_opts=config.resource_opts,
         environ=config.environ,
         cluster_size=config.cluster_size or form.cluster_size,
+        preopen_ports=tuple(config.preopen_ports),
         tag=form.tag,
         startup_command=form.startup_command,
+        batch_timeout=form.batch_timeout,
+        starts_at=form.starts_at or None,
+        dependencies=tuple(form.dependencies),
         bootstrap_script=form.bootstrap_script,
         reuse=form.reuse_if_exists,
         enqueue_only=form.enqueue_only,
@@ -75,6 +83,7 @@ def created_reply(made: Created) -> wire.SessionCreated:
         session_name=session.name,
         status="TIMEOUT" if made.waited_out else session.status.value,
         created=made.created,
+        service_ports=[service.as_row() for service in session.main.service_ports],
         kernel_id=session.name,
         sess_id=session.name,
     )
@@ -157,7 +166,7 @@ def info_of(session: Session, now: datetime) -> wire.SessionInfo:
         age=int(((session.terminated_at or now) - session.created_at).total_seconds() * 1000),
         creation_time=session.created_at.isoformat(),
         termination_time=_iso(session.terminated_at),
-        num_queries_executed=0,
+        num_queries_executed=session.num_queries,
         last_stat=last_stat(main.stats),
         idle_checks={},
         reason=session.reason,
@@ -186,7 +195,7 @@ def statuses_of(text: str | None) -> frozenset[SessionStatus] | None:
         form_in="body",
         reply=wire.SessionCreated,
         status=201,
-        refusals=(403, 404, 412, 500),
+        refusals=(403, 404, 412, 500, 503),
     ),
 )
 async def create_session(request: AnyRequest) -> Response[bytes]:
@@ -255,7 +264,7 @@ async def get_session(request: AnyRequest, name: FromPath[str]) -> Response[byte
         description="Makes its containers anew and keeps the home folder; answers when it runs again.",
         form=wire.GetSession,
         status=204,
-        refusals=SESSION,
+        refusals=(*SESSION, 503),
     ),
 )
 async def restart_session(request: AnyRequest, name: FromPath[str]) -> Response[None]:
@@ -269,14 +278,18 @@ async def restart_session(request: AnyRequest, name: FromPath[str]) -> Response[
     status_code=200,
     opt=_opt(
         summary="End a session",
-        description="Waits, within limits, for its end. One that has not started yet is cancelled.",
+        description="Waits, within limits, for its end. One that has not started yet is cancelled. With `recursive` the sessions that "
+        "depend on it are ended too, and the answer is an array of the statistics of all, its own first.",
         form=wire.DestroySession,
         reply=wire.SessionStats,
         refusals=SESSION,
+        while_frozen=True,
     ),
 )
 async def destroy_session(request: AnyRequest, name: FromPath[str]) -> Response[bytes]:
     manager, principal, form = await begin(request, wire.DestroySession)
+    if form.recursive:
+        return reply(await manager.sessions.destroy_recursive(principal, name, forced=form.forced))
     return reply(wire.SessionStats(stats=await manager.sessions.destroy(principal, name, forced=form.forced)))
 
 
@@ -286,7 +299,7 @@ async def destroy_session(request: AnyRequest, name: FromPath[str]) -> Response[
         summary="Rename a running session",
         form=wire.RenameSession,
         status=204,
-        refusals=(403, 404, 409),
+        refusals=(403, 404, 409, 503),
     ),
 )
 async def rename_session(request: AnyRequest, name: FromPath[str]) -> Response[None]:
@@ -315,6 +328,81 @@ async def get_status_history(request: AnyRequest, name: FromPath[str]) -> Respon
     return reply(wire.StatusHistory(result=both))
 
 
+def node_of(node: Node) -> wire.DependencyNode:
+    session = node.session
+    changed = session.status_changed_at.replace(tzinfo=None)
+    return wire.DependencyNode(
+        session_id=str(session.id),
+        # Published clients show the last piece but one between dashes, and stop at a name that has no dash.
+        session_name=session.name if "-" in session.name else f"{session.name}-",
+        status=f"KernelStatus.{session.status.value}",
+        status_changed=str(changed),
+        depends_on=[node_of(one) for one in node.depends_on],
+    )
+
+
+@get(
+    "/session/{name:str}/dependency-graph",
+    opt=_opt(
+        summary="What a session depends on",
+        description="A tree: a session that is reached in two ways is in it twice.",
+        form=wire.GetSession,
+        reply=wire.DependencyNode,
+        refusals=SESSION,
+    ),
+)
+async def get_dependency_graph(request: AnyRequest, name: FromPath[str]) -> Response[bytes]:
+    manager, principal, _ = await begin(request, wire.GetSession)
+    return reply(node_of(await manager.sessions.dependency_graph(principal, name)))
+
+
+@get(
+    "/session/{name:str}/abusing-report",
+    opt=_opt(
+        summary="What the abuse detection says of a session",
+        description="Nothing: there is no such detection here.",
+        form=wire.GetSession,
+        reply=wire.AbuseReport,
+        refusals=SESSION,
+    ),
+)
+async def get_abusing_report(request: AnyRequest, name: FromPath[str]) -> Response[bytes]:
+    manager, principal, _ = await begin(request, wire.GetSession)
+    await manager.sessions.get(principal, name)
+    return reply(wire.AbuseReport())
+
+
+@get(
+    "/session/{name:str}/commit",
+    opt=_opt(
+        summary="Whether a session is being made into an image",
+        form=wire.GetSession,
+        reply=wire.CommitStatus,
+        refusals=SESSION,
+    ),
+)
+async def get_commit_status(request: AnyRequest, name: FromPath[str]) -> Response[bytes]:
+    manager, principal, _ = await begin(request, wire.GetSession)
+    session = await manager.sessions.commit_status(principal, name)
+    return reply(wire.CommitStatus(status="ready", kernel=str(session.main.id)))
+
+
+@post(
+    "/session/{name:str}/commit",
+    opt=_opt(
+        summary="Make a session into an image",
+        description="Refused with `session.commit-unsupported` where no container backend can do it.",
+        form=wire.GetSession,
+        status=204,
+        refusals=(*SESSION, 409, 503),
+    ),
+)
+async def commit_session(request: AnyRequest, name: FromPath[str]) -> Response[None]:
+    manager, principal, _ = await begin(request, wire.GetSession)
+    await manager.sessions.commit(principal, name)
+    return empty()
+
+
 ROUTES: tuple[ControllerRouterHandler, ...] = (
     create_session,
     list_sessions,
@@ -324,4 +412,8 @@ ROUTES: tuple[ControllerRouterHandler, ...] = (
     destroy_session,
     rename_session,
     get_status_history,
+    get_dependency_graph,
+    get_abusing_report,
+    get_commit_status,
+    commit_session,
 )

@@ -28,3 +28,5 @@ class Principal:
     rate_limit: int
     """Requests in 15 minutes."""
     policy_name: str = "default"
+    allowed_client_ip: tuple[str, ...] = ()
+    """Addresses and networks that the user's requests may come from; empty: any."""

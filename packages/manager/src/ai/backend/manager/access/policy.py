@@ -7,6 +7,8 @@ there are told alike (NotFound): existence is never leaked.
 import enum
 from uuid import UUID
 
+from ai.backend.common.errors import NotPrivileged
+
 from .model import Principal, Role
 
 
@@ -18,7 +20,37 @@ class Action(enum.StrEnum):
     SESSION_END = "session:end"
     """Destroy and restart."""
     AGENT_READ = "agent:read"
+    AGENT_WRITE = "agent:write"
     IMAGE_READ = "image:read"
+    IMAGE_WRITE = "image:write"
+    DOMAIN_READ = "domain:read"
+    DOMAIN_WRITE = "domain:write"
+    PROJECT_READ = "project:read"
+    PROJECT_WRITE = "project:write"
+    USER_READ = "user:read"
+    USER_WRITE = "user:write"
+    KEYPAIR_READ = "keypair:read"
+    KEYPAIR_WRITE = "keypair:write"
+    POLICY_READ = "policy:read"
+    POLICY_WRITE = "policy:write"
+    RESOURCE_GROUP_READ = "resource-group:read"
+    RESOURCE_GROUP_WRITE = "resource-group:write"
+    PRESET_WRITE = "preset:write"
+    SETTING_READ = "setting:read"
+    SETTING_WRITE = "setting:write"
+    """Also the announcement, freezing, and the scheduler."""
+    DOTFILE_READ = "dotfile:read"
+    DOTFILE_WRITE = "dotfile:write"
+    """Of a keypair."""
+    SHARED_DOTFILE_WRITE = "shared-dotfile:write"
+    """Of a project or a domain."""
+    ERROR_LOG_READ = "error-log:read"
+    ERROR_LOG_WRITE = "error-log:write"
+    AUDIT_READ = "audit:read"
+    USAGE_READ = "usage:read"
+    IMAGE_RESCAN = "image:rescan"
+    TEMPLATE_READ = "template:read"
+    TEMPLATE_WRITE = "template:write"
 
 
 class Reach(enum.IntEnum):
@@ -37,6 +69,33 @@ _TABLE: dict[Role, dict[Action, Reach]] = {
         Action.SESSION_END: Reach.DOMAIN,
         Action.AGENT_READ: Reach.NOTHING,
         Action.IMAGE_READ: Reach.ALL,
+        Action.AGENT_WRITE: Reach.NOTHING,
+        Action.IMAGE_WRITE: Reach.NOTHING,
+        Action.DOMAIN_READ: Reach.DOMAIN,
+        Action.DOMAIN_WRITE: Reach.NOTHING,
+        Action.PROJECT_READ: Reach.DOMAIN,
+        Action.PROJECT_WRITE: Reach.DOMAIN,
+        Action.USER_READ: Reach.DOMAIN,
+        Action.USER_WRITE: Reach.NOTHING,
+        Action.KEYPAIR_READ: Reach.DOMAIN,
+        Action.KEYPAIR_WRITE: Reach.NOTHING,
+        Action.POLICY_READ: Reach.OWN,
+        Action.POLICY_WRITE: Reach.NOTHING,
+        Action.RESOURCE_GROUP_READ: Reach.NOTHING,
+        Action.RESOURCE_GROUP_WRITE: Reach.NOTHING,
+        Action.PRESET_WRITE: Reach.NOTHING,
+        Action.SETTING_READ: Reach.NOTHING,
+        Action.SETTING_WRITE: Reach.NOTHING,
+        Action.DOTFILE_READ: Reach.DOMAIN,
+        Action.DOTFILE_WRITE: Reach.DOMAIN,
+        Action.SHARED_DOTFILE_WRITE: Reach.DOMAIN,
+        Action.ERROR_LOG_READ: Reach.DOMAIN,
+        Action.ERROR_LOG_WRITE: Reach.DOMAIN,
+        Action.AUDIT_READ: Reach.NOTHING,
+        Action.USAGE_READ: Reach.NOTHING,
+        Action.IMAGE_RESCAN: Reach.ALL,
+        Action.TEMPLATE_READ: Reach.DOMAIN,
+        Action.TEMPLATE_WRITE: Reach.DOMAIN,
     },
     Role.USER: {
         Action.SESSION_CREATE: Reach.OWN,
@@ -45,6 +104,33 @@ _TABLE: dict[Role, dict[Action, Reach]] = {
         Action.SESSION_END: Reach.OWN,
         Action.AGENT_READ: Reach.NOTHING,
         Action.IMAGE_READ: Reach.ALL,
+        Action.AGENT_WRITE: Reach.NOTHING,
+        Action.IMAGE_WRITE: Reach.NOTHING,
+        Action.DOMAIN_READ: Reach.DOMAIN,
+        Action.DOMAIN_WRITE: Reach.NOTHING,
+        Action.PROJECT_READ: Reach.OWN,
+        Action.PROJECT_WRITE: Reach.NOTHING,
+        Action.USER_READ: Reach.OWN,
+        Action.USER_WRITE: Reach.NOTHING,
+        Action.KEYPAIR_READ: Reach.OWN,
+        Action.KEYPAIR_WRITE: Reach.NOTHING,
+        Action.POLICY_READ: Reach.OWN,
+        Action.POLICY_WRITE: Reach.NOTHING,
+        Action.RESOURCE_GROUP_READ: Reach.NOTHING,
+        Action.RESOURCE_GROUP_WRITE: Reach.NOTHING,
+        Action.PRESET_WRITE: Reach.NOTHING,
+        Action.SETTING_READ: Reach.NOTHING,
+        Action.SETTING_WRITE: Reach.NOTHING,
+        Action.DOTFILE_READ: Reach.OWN,
+        Action.DOTFILE_WRITE: Reach.OWN,
+        Action.SHARED_DOTFILE_WRITE: Reach.NOTHING,
+        Action.ERROR_LOG_READ: Reach.OWN,
+        Action.ERROR_LOG_WRITE: Reach.OWN,
+        Action.AUDIT_READ: Reach.NOTHING,
+        Action.USAGE_READ: Reach.NOTHING,
+        Action.IMAGE_RESCAN: Reach.NOTHING,
+        Action.TEMPLATE_READ: Reach.OWN,
+        Action.TEMPLATE_WRITE: Reach.OWN,
     },
     Role.MONITOR: {
         Action.SESSION_CREATE: Reach.NOTHING,
@@ -53,12 +139,45 @@ _TABLE: dict[Role, dict[Action, Reach]] = {
         Action.SESSION_END: Reach.NOTHING,
         Action.AGENT_READ: Reach.ALL,
         Action.IMAGE_READ: Reach.ALL,
+        Action.AGENT_WRITE: Reach.NOTHING,
+        Action.IMAGE_WRITE: Reach.NOTHING,
+        Action.DOMAIN_READ: Reach.ALL,
+        Action.DOMAIN_WRITE: Reach.NOTHING,
+        Action.PROJECT_READ: Reach.ALL,
+        Action.PROJECT_WRITE: Reach.NOTHING,
+        Action.USER_READ: Reach.ALL,
+        Action.USER_WRITE: Reach.NOTHING,
+        Action.KEYPAIR_READ: Reach.ALL,
+        Action.KEYPAIR_WRITE: Reach.NOTHING,
+        Action.POLICY_READ: Reach.ALL,
+        Action.POLICY_WRITE: Reach.NOTHING,
+        Action.RESOURCE_GROUP_READ: Reach.ALL,
+        Action.RESOURCE_GROUP_WRITE: Reach.NOTHING,
+        Action.PRESET_WRITE: Reach.NOTHING,
+        Action.SETTING_READ: Reach.NOTHING,
+        Action.SETTING_WRITE: Reach.NOTHING,
+        Action.DOTFILE_READ: Reach.OWN,
+        Action.DOTFILE_WRITE: Reach.OWN,
+        Action.SHARED_DOTFILE_WRITE: Reach.NOTHING,
+        Action.ERROR_LOG_READ: Reach.ALL,
+        Action.ERROR_LOG_WRITE: Reach.OWN,
+        Action.AUDIT_READ: Reach.NOTHING,
+        Action.USAGE_READ: Reach.ALL,
+        Action.IMAGE_RESCAN: Reach.NOTHING,
+        Action.TEMPLATE_READ: Reach.ALL,
+        Action.TEMPLATE_WRITE: Reach.NOTHING,
     },
 }
 
 
 def reach(principal: Principal, action: Action) -> Reach:
     return _TABLE[principal.role][action]
+
+
+def demand(principal: Principal, action: Action) -> None:
+    """For administrators' calls: raises NotPrivileged unless the role reaches everything."""
+    if reach(principal, action) is not Reach.ALL:
+        raise NotPrivileged("Unauthorized access", hint="This is for administrators of the whole cluster.")
 
 
 def may(principal: Principal, action: Action, *, user_id: UUID | str = "", domain_name: str = "") -> bool:

@@ -4,6 +4,7 @@ Pure part: `desired_kernel`. The loop compares the generation of the rows with t
 """
 
 import asyncio
+from collections.abc import Sequence
 
 import sqlalchemy as sa
 
@@ -11,22 +12,29 @@ from ai.backend.common.bus import ManagerBus
 from ai.backend.common.errors import BackendError
 from ai.backend.common.ids import AgentId, KernelId
 from ai.backend.common.log import get_logger
+from ai.backend.common.wire import rpc
 from ai.backend.common.wire.rpc import AgentReport, DesiredKernel, Sync, SyncReply
 
 from ..config import ManagerConfig
 from ..db.database import Database
 from ..db.schema import kernels, sessions
+from ..dotfile import store as dotfile_store
+from ..dotfile.model import Dotfile
+from ..dotfile.policy import merged
 from ..loop import Loop
 from ..session import store as session_store
-from ..session.model import Kernel, Session
+from ..session.model import Kernel, Session, SessionStatus
+from ..session.port import environment
 from . import store
 from .intake import Intake, zombies
 
 log = get_logger(__name__)
 
+STARTING = frozenset({SessionStatus.SCHEDULED, SessionStatus.PREPARING})
 
-def desired_kernel(session: Session, kernel: Kernel) -> DesiredKernel:
-    """Complete instructions for one kernel; every choice is made here."""
+
+def desired_kernel(session: Session, kernel: Kernel, files: Sequence[Dotfile] = ()) -> DesiredKernel:
+    """Complete instructions for one kernel; every choice is made here. `files` go into its home folder."""
     labels = kernel.image_labels
     return DesiredKernel(
         kernel_id=kernel.id,
@@ -38,17 +46,27 @@ def desired_kernel(session: Session, kernel: Kernel) -> DesiredKernel:
         architecture=kernel.architecture,
         slots=kernel.requested_slots.amounts(),
         shm_bytes=kernel.shm_bytes,
-        environ=session.environ,
+        environ={**environment(kernel.service_ports), **session.environ},
         hostname=kernel.hostname,
         runtime_type=labels.get("ai.backend.runtime-type", "python"),
         runtime_path=labels.get("ai.backend.runtime-path", ""),
         session_name=session.name,
         access_key=session.access_key,
         bootstrap_script=session.bootstrap_script,
+        startup_command=_command(session, kernel),
+        dotfiles=[rpc.Dotfile(path=f.path, permission=f.permission, content=f.data) for f in files],
         stop_reason=kernel.stop_reason
         or (session.reason or "already-terminated" if kernel.status.terminal else ""),
         forced=kernel.stop_forced,
     )
+
+
+def _command(session: Session, kernel: Kernel) -> str:
+    """A batch session's command goes to its main kernel; in a cluster not before all kernels run, for it may use the others."""
+    if not session.is_batch or kernel.id != session.main.id:
+        return ""
+    ready = len(session.kernels) == 1 or SessionStatus.RUNNING.value in session.status_history
+    return session.startup_command or "" if ready else ""
 
 
 class DesiredState:
@@ -110,9 +128,17 @@ class DesiredState:
         """Live kernels of this agent, ended ones whose logs it still holds, and ended ones that it still runs."""
         wanted: dict[KernelId, DesiredKernel] = {}
         for session in session_store.live_on(conn, agent_id):
-            for kernel in session.kernels:
-                if kernel.agent_id == agent_id and kernel.status.occupying:
-                    wanted[kernel.id] = desired_kernel(session, kernel)
+            mine = [kernel for kernel in session.kernels if kernel.agent_id == agent_id]
+            files: Sequence[Dotfile] = ()
+            if any(kernel.status in STARTING and kernel.incarnation == 1 for kernel in mine):
+                found = dotfile_store.for_session(
+                    conn, session.access_key, session.project_id, session.domain_name
+                )
+                files = merged(found) if found else ()
+            for kernel in mine:
+                if kernel.status.occupying:
+                    new = kernel.status in STARTING and kernel.incarnation == 1
+                    wanted[kernel.id] = desired_kernel(session, kernel, files if new else ())
         left = [KernelId(one.kernel_id) for one in zombies(report, frozenset(wanted))]
         keep = sa.select(kernels.c.session_id).where(
             kernels.c.agent_id == agent_id,

@@ -32,6 +32,8 @@ class Change(enum.Enum):
 
     PROGRESS = enum.auto()
     """Sessions are further on, in the room that they had."""
+    TIMED = enum.auto()
+    """The same, and one has a limit while it runs: whoever keeps deadlines must look."""
     ROOM = enum.auto()
     """There is more or less room than before, or an agent has to be told something."""
 
@@ -107,9 +109,8 @@ class Intake:
             if not session.status.terminal:
                 missing = _missing(session, agent_id, reports, told=report.generation >= generation)
                 changes.add(self._apply_to(conn, session, reports, missing))
-        return (
-            Change.ROOM if Change.ROOM in changes else Change.PROGRESS if Change.PROGRESS in changes else None
-        )
+        # A limit that is masked by room is found at the next period of the deadlines: late, never lost.
+        return next((one for one in (Change.ROOM, Change.TIMED, Change.PROGRESS) if one in changes), None)
 
     def _apply_to(
         self,
@@ -132,13 +133,22 @@ class Intake:
         assert fresh is not None, "a session vanished inside its transaction"
         detail = {"message": reaction.message} if reaction.message else {}
         now_is = advance(
-            conn, fresh, reaction.event, now=now, config=self._config, reason=reaction.reason, detail=detail
+            conn,
+            fresh,
+            reaction.event,
+            now=now,
+            config=self._config,
+            reason=reaction.reason,
+            detail=detail,
+            result=reaction.result,
         )
         if now_is is not None and now_is.status is SessionStatus.TERMINATING:
             stop_kernels(conn, now_is, reason=reaction.reason or "anomaly-detected", forced=False, now=now)
         if now_is is not None and now_is.status.terminal:
             session_store.touch_agents(conn, (kernel.agent_id for kernel in now_is.kernels))
         started = now_is is not None and now_is.status in (SessionStatus.PREPARING, SessionStatus.RUNNING)
+        if started and now_is is not None and now_is.status is SessionStatus.RUNNING and now_is.deadline_at:
+            return Change.TIMED
         return Change.PROGRESS if started else Change.ROOM
 
 

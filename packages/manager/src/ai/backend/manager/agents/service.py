@@ -1,6 +1,6 @@
 """What administrators ask about agents, and the loop that notices silence."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from ai.backend.common.clock import Clock
@@ -11,6 +11,7 @@ from ..access.model import Principal
 from ..access.policy import Action, Reach, reach
 from ..config import ManagerConfig
 from ..db.database import Database
+from ..directory.model import Listing, Page
 from ..loop import Loop
 from . import store
 from .model import Agent
@@ -32,6 +33,13 @@ class AgentService:
         if reach(principal, Action.AGENT_READ) is Reach.NOTHING:
             raise Forbidden("only administrators may list agents")
         return await self._database.read(store.all_agents)
+
+    async def narrowed(self, agents: Sequence[Agent], asked: Listing) -> Page[Agent]:
+        """Those of the agents that pass the filter, in the order asked for. Raises InvalidInput."""
+        ids = [agent.id for agent in agents]
+        found, total = await self._database.read(lambda conn: store.narrow(conn, ids, asked))
+        by_id = {agent.id: agent for agent in agents}
+        return Page(items=[by_id[agent_id] for agent_id in found], total_count=total)
 
     async def count_alive(self) -> int:
         agents = await self._database.read(store.all_agents)

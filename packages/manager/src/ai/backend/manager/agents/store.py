@@ -1,5 +1,6 @@
 """Rows of agents. What an agent's kernels occupy is summed from the kernels' rows, never stored."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,8 +12,10 @@ from ai.backend.common.wire.rpc import AgentReport
 
 from ..db.schema import agents, kernels, resource_groups
 from ..db.statement import one_of, update_row
+from ..directory.model import Listing
 from ..image import store as image_store
 from ..image.model import Image
+from ..listing.statement import Field, Fields, condition, ordering
 from ..session.store import OCCUPYING
 from .model import Agent, AgentStatus
 
@@ -146,3 +149,30 @@ def mark_lost(conn: sa.Connection, silent_since: datetime, now: datetime) -> lis
             .values(status=AgentStatus.LOST.value, status_changed_at=now)
         )
     return lost
+
+
+NAMES: Fields = {
+    "id": agents.c.id,
+    "status": Field(agents.c.status, upper=True),
+    "status_changed": agents.c.status_changed_at,
+    "region": agents.c.region,
+    "scaling_group": agents.c.resource_group,
+    "schedulable": agents.c.schedulable,
+    "addr": agents.c.address,
+    "first_contact": agents.c.first_contact_at,
+    "lost_at": agents.c.lost_at,
+    "version": agents.c.version,
+    "available_slots": sa.cast(agents.c.capacity, sa.String),
+}
+
+
+def narrow(conn: sa.Connection, ids: Sequence[AgentId], asked: Listing) -> tuple[list[AgentId], int]:
+    """Which of these agents pass a filter, and how many in all."""
+    where: list[sa.ColumnElement[bool]] = [agents.c.id.in_(ids)]
+    wanted = condition(asked.filter, NAMES)
+    if wanted is not None:
+        where.append(wanted)
+    order = [*ordering(asked.order, NAMES), agents.c.id]
+    query = sa.select(agents.c.id).where(*where).order_by(*order).limit(asked.limit).offset(asked.offset)
+    total = conn.execute(sa.select(sa.func.count()).select_from(agents).where(*where)).scalar_one()
+    return list(conn.execute(query).scalars()), total

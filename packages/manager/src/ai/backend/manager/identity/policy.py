@@ -30,6 +30,11 @@ def check_user(draft: UserDraft) -> BackendError | None:
         return InvalidInput(
             "that is no user name", hint="Use 1 to 64 letters, digits, '_', '.' and '-'.", field="username"
         )
-    if not 8 <= len(draft.password) <= 1024:
+    return check_password(draft.password)
+
+
+def check_password(password: str) -> BackendError | None:
+    """Why this can be nobody's password, or None."""
+    if not 8 <= len(password) <= 1024:
         return InvalidInput("a password has 8 to 1024 characters", field="password")
     return None

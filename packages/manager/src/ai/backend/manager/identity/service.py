@@ -145,6 +145,15 @@ class IdentityService:
         principal, _ = await self.authenticate(access_key)
         return principal
 
+    @property
+    def secrets(self) -> Secrets:
+        """What seals this installation's secrets."""
+        return self._secrets
+
+    async def hash_password(self, password: str) -> str:
+        """As it is stored."""
+        return await self._in_thread(_hasher.hash, password)
+
     async def _in_thread(self, work: Callable[..., V], *arguments: str) -> V:
         return await asyncio.get_running_loop().run_in_executor(self._hashing, work, *arguments)
 
@@ -198,6 +207,14 @@ class IdentityService:
         except UniqueViolation as exc:
             raise Conflict("a user of that email or name exists", constraint=exc.constraint) from exc
         return _account(new)
+
+    def new_keypair(self) -> tuple[AccessKey, str, bytes]:
+        """An access key, its secret key, and that sealed."""
+        access_key, secret_key = new_access_key(self._rng), new_secret_key(self._rng)
+        return access_key, secret_key, self._secrets.seal(secret_key, context=access_key)
+
+    def unsealed(self, sealed: bytes, access_key: str) -> str:
+        return self._secrets.unseal(sealed, context=access_key)
 
     async def _new_user(self, draft: UserDraft, rng: Random) -> NewUser:
         access_key, secret_key = new_access_key(rng), new_secret_key(rng)

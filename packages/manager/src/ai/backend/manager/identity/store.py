@@ -29,7 +29,7 @@ RATE_LIMIT = 10_000
 def credential(conn: sa.Connection, access_key: str) -> tuple[Principal, bytes] | None:
     """The active keypair of an active user, with its sealed secret key."""
     row = conn.execute(
-        sa.select(keypairs, users.c.email, users.c.role, users.c.domain_name)
+        sa.select(keypairs, users.c.email, users.c.role, users.c.domain_name, users.c.allowed_client_ip)
         .join(users, users.c.id == keypairs.c.user_id)
         .where(keypairs.c.access_key == access_key, keypairs.c.is_active, users.c.status == "active")
     ).first()
@@ -44,6 +44,7 @@ def credential(conn: sa.Connection, access_key: str) -> tuple[Principal, bytes] 
         is_admin=row.is_admin,
         rate_limit=row.rate_limit,
         policy_name=row.policy_name,
+        allowed_client_ip=tuple(row.allowed_client_ip or ()),
     )
     return principal, row.secret_key_sealed
 

@@ -1,12 +1,19 @@
 """What users ask about images."""
 
-from ai.backend.common.errors import Forbidden
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from ai.backend.common.errors import Conflict, Forbidden, ImageNotFound, InvalidInput, NotFound
 
 from ..access.model import Principal
 from ..access.policy import Action, Reach, reach
 from ..db.database import Database
 from . import store
 from .model import Image
+
+Names = dict[tuple[str, str], list[str]]
+Holders = dict[str, list[str]]
 
 
 class ImageService:
@@ -17,3 +24,54 @@ class ImageService:
         if reach(principal, Action.IMAGE_READ) is Reach.NOTHING:
             raise Forbidden("you may not list images")
         return await self._database.read(store.all_images)
+
+    async def catalogue(self, principal: Principal) -> Sequence[tuple[Image, Sequence[str], Sequence[str]]]:
+        """Each image with its aliases and the agents that hold it; administrators see which agents."""
+        found = await self.list(principal)
+        sees_agents = reach(principal, Action.AGENT_READ) is Reach.ALL
+
+        def op(conn: sa.Connection) -> tuple[Names, Holders]:
+            names: Names = {}
+            for (alias, architecture), name in store.aliases(conn).items():
+                names.setdefault((name, architecture), []).append(alias)
+            holders: Holders = {}
+            for agent_id, held in store.on_agents(conn).items():
+                for name in held:
+                    holders.setdefault(name, []).append(agent_id)
+            return names, holders
+
+        names, holders = await self._database.read(op)
+        return [
+            (
+                image,
+                sorted(names.get((image.name, image.architecture), [])),
+                sorted(holders.get(image.name, [])) if sees_agents else [],
+            )
+            for image in found
+        ]
+
+    async def alias(self, principal: Principal, alias: str, target: str, architecture: str) -> None:
+        """Raises Forbidden, InvalidInput, ImageNotFound, or Conflict for a taken alias."""
+        self._only_writers(principal)
+        if not 1 <= len(alias) <= 128 or any(character.isspace() for character in alias):
+            raise InvalidInput("an alias has 1 to 128 characters and no space", field="alias")
+
+        def op(conn: sa.Connection) -> None:
+            known = {(image.name, image.architecture) for image in store.all_images(conn)}
+            if (target, architecture) not in known:
+                raise ImageNotFound(f"no image {target[:120]!r} for {architecture}")
+            if (alias, architecture) in store.aliases(conn):
+                raise Conflict(f"the alias {alias!r} is taken")
+            store.add_alias(conn, alias, target, architecture)
+
+        await self._database.run(op)
+
+    async def dealias(self, principal: Principal, alias: str) -> None:
+        self._only_writers(principal)
+        if not await self._database.run(lambda conn: store.remove_alias(conn, alias)):
+            raise NotFound(f"no alias {alias[:128]!r}")
+
+    @staticmethod
+    def _only_writers(principal: Principal) -> None:
+        if reach(principal, Action.IMAGE_WRITE) is not Reach.ALL:
+            raise Forbidden("only superadministrators may change images")

@@ -57,3 +57,12 @@ def report(conn: sa.Connection, agent_id: str, reported: Iterable[Image], now: d
     names = sorted({image.name for image in reported})
     if names:
         conn.execute(sa.insert(agent_images), [{"agent_id": agent_id, "image_name": name} for name in names])
+
+
+def add_alias(conn: sa.Connection, alias: str, image_name: str, architecture: str) -> None:
+    row = {"alias": alias, "image_name": image_name, "architecture": architecture}
+    conn.execute(sa.insert(image_aliases).values(row))
+
+
+def remove_alias(conn: sa.Connection, alias: str) -> bool:
+    return conn.execute(sa.delete(image_aliases).where(image_aliases.c.alias == alias)).rowcount > 0

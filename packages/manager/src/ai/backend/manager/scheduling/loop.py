@@ -4,7 +4,7 @@ Each start is applied only if its session and every agent that it uses are as th
 counted, and the next run decides anew.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import sqlalchemy as sa
 
@@ -21,10 +21,14 @@ from ..db.database import Database
 from ..loop import Loop
 from ..session import store as session_store
 from ..session.machine import Event
-from ..session.model import Session, SessionStatus
-from ..session.transition import advance
+from ..session.model import Dependency, Session, SessionStatus
+from ..session.transition import advance, cancel_kernels
+from .policy import HELD, Doom, Hold, verdict
 
 log = get_logger(__name__)
+
+CLOCK_STEP_S = 0.002
+"""Timers may go off a moment early."""
 
 
 def snapshot_of(agents: list[Agent], pending: list[Session]) -> Snapshot:
@@ -78,10 +82,76 @@ class Scheduling:
         """Starts dropped because something had changed meanwhile."""
         self.loop = Loop("scheduling", self._run, period_s=30.0)
 
-    async def _run(self) -> None:
-        pending, agents = await self._database.read(
-            lambda conn: (session_store.pending(conn), agent_store.all_agents(conn))
+    async def _run(self) -> float | None:
+        """Returns the seconds until a session that waits for its time may start."""
+        pending, agents, needs = await self._database.read(self._load)
+        if not pending:
+            return None
+        now = self._clock.now()
+        verdicts = {
+            session.id: verdict(session, needs.get(session.id, ()), now)
+            for session in pending
+            if session.reason in HELD
+        }
+        if any(verdicts.values()):
+            pending = await self._keep(pending, verdicts)
+        await self._place(agents, pending)
+        times = [one.until for one in verdicts.values() if isinstance(one, Hold) and one.until is not None]
+        return (min(times) - now).total_seconds() + CLOCK_STEP_S if times else None
+
+    @staticmethod
+    def _load(
+        conn: sa.Connection,
+    ) -> tuple[list[Session], list[Agent], dict[SessionId, list[Dependency]]]:
+        pending = session_store.pending(conn)
+        held = [session.id for session in pending if session.reason in HELD]
+        needs = session_store.dependencies(conn, held) if held else {}
+        return pending, agent_store.all_agents(conn), needs
+
+    async def _keep(
+        self, pending: list[Session], verdicts: Mapping[SessionId, Hold | Doom | None]
+    ) -> list[Session]:
+        """Tells those that have to wait why, ends those that wait in vain, and returns the rest."""
+        doomed = {one for one, said in verdicts.items() if isinstance(said, Doom)}
+        news = [
+            session
+            for session in pending
+            if (said := verdicts.get(session.id)) is not None
+            and (session.id in doomed or not _told(session, said))
+        ]
+
+        def op(conn: sa.Connection) -> None:
+            for session in news:
+                said = verdicts[session.id]
+                if isinstance(said, Hold):
+                    session_store.update(
+                        conn, session, {"reason": said.reason, "reason_detail": {"message": said.message}}
+                    )
+                elif said is not None:
+                    self._give_up(conn, session, said)
+
+        if news:
+            await self._database.run(op)
+            self._wake()
+        if doomed:
+            self.loop.wake()  # others may depend on them
+        return [session for session in pending if verdicts.get(session.id) is None]
+
+    def _give_up(self, conn: sa.Connection, session: Session, said: Doom) -> None:
+        now = self._clock.now()
+        moved = advance(
+            conn,
+            session,
+            Event.STOP_REQUESTED,
+            now=now,
+            config=self._config,
+            reason=said.reason,
+            detail={"message": said.message},
         )
+        if moved is not None:
+            cancel_kernels(conn, moved, now)
+
+    async def _place(self, agents: list[Agent], pending: list[Session]) -> None:
         if not pending:
             return
         snapshot = snapshot_of(agents, pending)
@@ -145,6 +215,10 @@ def _detail(refusal: Refusal) -> dict[str, object]:
         "position": refusal.position,
         "slots": [short.texts() for short in refusal.shortfalls],
     }
+
+
+def _told(session: Session, said: Hold | Doom) -> bool:
+    return session.reason == said.reason and session.reason_detail == {"message": said.message}
 
 
 def _known(refusal: Refusal, pending: list[Session]) -> bool:

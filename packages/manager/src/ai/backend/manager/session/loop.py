@@ -17,7 +17,7 @@ from ..db.database import Database
 from ..loop import Loop
 from . import store
 from .machine import EXPIRED_REASONS, Event
-from .model import Session, SessionStatus
+from .model import Session, SessionResult, SessionStatus
 from .transition import advance, cancel_kernels, stop_kernels
 
 log = get_logger(__name__)
@@ -41,11 +41,17 @@ class SessionLoops:
         self.deadlines = Loop("deadlines", self._expire, period_s=5.0)
         self.logs = Loop("logs", self._collect, period_s=10.0)
 
-    async def _expire(self) -> None:
+    async def _expire(self) -> float | None:
+        """Returns the seconds until the next deadline."""
         now = self._clock.now()
-        late = await self._database.read(lambda conn: store.expired(conn, now))
-        if not late:
-            return
+        late, next_at = await self._database.read(
+            lambda conn: (store.expired(conn, now), store.next_deadline(conn, now))
+        )
+        if late:
+            await self._expire_all(late)
+        return (next_at - now).total_seconds() if next_at is not None else None
+
+    async def _expire_all(self, late: list[Session]) -> None:
 
         def op(conn: sa.Connection) -> None:
             for session in late:
@@ -57,6 +63,7 @@ class SessionLoops:
     def _expire_one(self, conn: sa.Connection, session: Session) -> None:
         now = self._clock.now()
         reason, message = EXPIRED_REASONS[session.status]
+        timed_out = session.status is SessionStatus.RUNNING
         moved = advance(
             conn,
             session,
@@ -65,6 +72,7 @@ class SessionLoops:
             config=self._config,
             reason=reason,
             detail={"message": message},
+            result=SessionResult.FAILURE if timed_out else None,
         )
         if moved is None:
             return
@@ -72,7 +80,7 @@ class SessionLoops:
             "session-expired", session=str(session.id), was=session.status.value, now=moved.status.value
         )
         if moved.status is SessionStatus.TERMINATING:
-            stop_kernels(conn, moved, reason=reason, forced=True, now=now)
+            stop_kernels(conn, moved, reason=reason, forced=not timed_out, now=now)
         elif moved.status is SessionStatus.CANCELLED:
             cancel_kernels(conn, moved, now)
         elif moved.status is SessionStatus.TERMINATED:

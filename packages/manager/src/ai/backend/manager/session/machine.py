@@ -15,7 +15,7 @@ from ai.backend.common.machine import STALE, Drop, Table, row
 from ai.backend.common.wire.rpc import KernelReport, KernelState
 
 from ..config import ManagerConfig
-from .model import Kernel, Session, SessionStatus
+from .model import Kernel, Session, SessionResult, SessionStatus
 
 
 class Event(enum.Enum):
@@ -90,9 +90,20 @@ EVENT_NAMES: Mapping[SessionStatus, tuple[str, ...]] = {
 """The published events that tell of a session's new status."""
 
 
-def deadline(status: SessionStatus, now: datetime, config: ManagerConfig) -> datetime | None:
-    """When a status is given up. Only RUNNING (its owner is the agent) and the terminal ones have none."""
-    limits_s = {
+RESULT_EVENTS: Mapping[str, str] = {
+    SessionResult.SUCCESS.value: "session_success",
+    SessionResult.FAILURE.value: "session_failure",
+}
+"""The published event that tells of a batch session's result."""
+
+
+def deadline(
+    status: SessionStatus, now: datetime, config: ManagerConfig, *, batch_timeout_s: int | None = None
+) -> datetime | None:
+    """When a status is given up. Only RUNNING (its owner is the agent) and the terminal ones have none; a batch session that runs
+    has one if its owner has set a limit."""
+    limits_s: dict[SessionStatus, int | None] = {
+        _S.RUNNING: batch_timeout_s,
         _S.PENDING: config.pending_timeout_s,
         _S.SCHEDULED: config.start_timeout_s,
         _S.PREPARING: config.start_timeout_s,
@@ -100,13 +111,15 @@ def deadline(status: SessionStatus, now: datetime, config: ManagerConfig) -> dat
         _S.TERMINATING: config.terminate_timeout_s,
         _S.ERROR: config.error_timeout_s,
     }
-    return now + timedelta(seconds=limits_s[status]) if status in limits_s else None
+    limit_s = limits_s.get(status)
+    return now + timedelta(seconds=limit_s) if limit_s is not None else None
 
 
 EXPIRED_REASONS: Mapping[SessionStatus, tuple[str, str]] = {
     _S.PENDING: ("pending-timeout", "It waited for resources for longer than the limit."),
     _S.SCHEDULED: ("failed-to-start", "Its agent did not start it within the time limit."),
     _S.PREPARING: ("failed-to-start", "Its agent did not start it within the time limit."),
+    _S.RUNNING: ("task-timeout", "Its command did not end within the time limit that was set for it."),
     _S.RESTARTING: ("restart-timeout", "It did not come back within the time limit of a restart."),
     _S.TERMINATING: (
         "agent-silent",
@@ -124,8 +137,14 @@ class Reaction:
     event: Event | None = None
     reason: str = ""
     message: str = ""
+    result: SessionResult | None = None
+    """What came of a batch session, if that is known by now."""
 
 
+TASK_FINISHED = "task-finished"
+"""A batch session's command has ended, whatever its exit code was."""
+_ASKED_FOR = frozenset({"user-requested", "force-terminated", "cluster-down"})
+"""Somebody ended it: that says nothing about its command."""
 _LOST = "container-not-found"
 _LOST_MESSAGE = "Its agent no longer has its container: the node lost it."
 
@@ -156,9 +175,29 @@ def react(
             changes[kernel.id] = values
         if why and not reason:
             reason, message = why
+    event = _session_event(session.status, after)
     return Reaction(
-        kernels=changes, event=_session_event(session.status, after), reason=reason, message=message
+        kernels=changes,
+        event=event,
+        reason=reason,
+        message=message,
+        result=_result(session, reports.get(session.main.id), event, reason),
     )
+
+
+def _result(
+    session: Session, main: KernelReport | None, event: Event | None, reason: str
+) -> SessionResult | None:
+    """A command that has ended decides by its exit code, even when somebody ended the session at that moment. One that was ended by
+    anything but a person's wish has failed."""
+    if not session.is_batch or event not in (Event.STOP_REQUESTED, Event.ENDED):
+        return None
+    if session.result != SessionResult.UNDEFINED:
+        return None
+    if main is not None and main.reason == TASK_FINISHED:
+        return SessionResult.SUCCESS if main.exit_code == 0 else SessionResult.FAILURE
+    began = session.status in (_S.RUNNING, _S.RESTARTING)
+    return SessionResult.FAILURE if began and reason not in _ASKED_FOR else None
 
 
 def _kernel_change(

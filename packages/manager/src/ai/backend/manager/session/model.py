@@ -8,6 +8,8 @@ from typing import Any
 from ai.backend.common.ids import AccessKey, AgentId, KernelId, ProjectId, SessionId, UserId
 from ai.backend.common.quantity import ResourceSlots
 
+from .port import ServicePort
+
 
 class SessionStatus(enum.StrEnum):
     """The published words."""
@@ -43,6 +45,14 @@ class SessionType(enum.StrEnum):
     INFERENCE = "inference"
 
 
+class SessionResult(enum.StrEnum):
+    """What came of a batch session; the published words are these in upper case."""
+
+    UNDEFINED = "undefined"
+    SUCCESS = "success"
+    FAILURE = "failure"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionDraft:
     """A request for a session, not yet admitted. Amounts may be missing: the image's minimums fill them."""
@@ -59,8 +69,20 @@ class SessionDraft:
     resource_opts: dict[str, str | int | float] = field(default_factory=dict)
     environ: dict[str, str] = field(default_factory=dict)
     cluster_size: int = 1
+    cluster_mode: str = "single-node"
+    agent_list: tuple[str, ...] = ()
+    """Nodes that a superadministrator chose: one for each kernel, or one for all of them."""
+    preopen_ports: tuple[Any, ...] = ()
+    """Numbers, or text of them."""
     tag: str | None = None
     startup_command: str | None = None
+    starts_at: str | None = None
+    """ISO time, or from now in text such as "1h"."""
+    dependencies: tuple[str, ...] = ()
+    """Names or ids of sessions that have to succeed first."""
+    callback_url: str | None = None
+    batch_timeout: str | float | None = None
+    """Seconds, or text such as "90s" or "1h"."""
     bootstrap_script: str | None = None
     reuse: bool = True
     enqueue_only: bool = False
@@ -90,6 +112,9 @@ class Kernel:
     step: str
     exit_code: int | None
     stats: dict[str, int]
+    preopen_ports: tuple[int, ...] = ()
+    service_ports: tuple[ServicePort, ...] = ()
+    """The image's services and one for each preopen port."""
 
     @property
     def hostname(self) -> str:
@@ -123,11 +148,48 @@ class Session:
     result: str
     created_at: datetime
     terminated_at: datetime | None
+    batch_timeout_s: int | None = None
+    starts_at: datetime | None = None
+    callback_url: str | None = None
+    cluster_mode: str = "single-node"
+    agent_list: tuple[str, ...] = ()
+    dependencies: tuple[SessionId, ...] = ()
+    """Known when it is admitted, not when it is read: few ask."""
+    num_queries: int = 0
+    """Runs that were begun through the API."""
     kernels: tuple[Kernel, ...]
+
+    @property
+    def is_batch(self) -> bool:
+        return self.session_type is SessionType.BATCH
 
     @property
     def main(self) -> Kernel:
         return self.kernels[0]
+
+
+WAITS_FOR_TIME = "waits-for-time"
+WAITS_FOR_DEPENDENCIES = "waits-for-dependencies"
+FAILED_DEPENDENCY = "dependency-failed"
+"""Reasons of sessions that depend on something."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dependency:
+    """A session as one that waits for it sees it."""
+
+    id: SessionId
+    name: str
+    status: SessionStatus
+    result: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A session and, again as nodes, those that it depends on."""
+
+    session: Session
+    depends_on: "tuple[Node, ...]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

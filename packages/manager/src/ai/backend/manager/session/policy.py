@@ -1,8 +1,10 @@
 """May this session be created, and what exactly will it be? Pure: a draft and facts in, a session or a refusal out."""
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from ai.backend.common.errors import (
     BackendError,
@@ -21,11 +23,26 @@ from ..config import ManagerConfig
 from ..image.model import Image
 from ..image.policy import architecture_of, resolve
 from .machine import deadline
-from .model import Kernel, Session, SessionDraft, SessionStatus, SessionType
+from .model import (
+    WAITS_FOR_DEPENDENCIES,
+    WAITS_FOR_TIME,
+    Dependency,
+    Kernel,
+    Session,
+    SessionDraft,
+    SessionResult,
+    SessionStatus,
+    SessionType,
+)
+from .port import LABEL as PORTS_LABEL
+from .port import Protocol, service_ports
 
 SHM_DEFAULT_BYTES = 64 << 20
 ENVIRON_BYTES_MAX = 128 << 10
 TEXT_BYTES_MAX = 64 << 10
+STARTS_DAYS_MAX = 3660
+DEPENDENCIES_MAX = 64
+BATCH_TIMEOUT_S_MAX = 10 * 366 * 86400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +63,8 @@ class Facts:
     total_slots: ResourceSlots
     """The keypair's limit; slots that it does not name are unlimited."""
     bootstrap_script: str
+    dependencies: tuple[Dependency, ...] = ()
+    """The sessions that the draft names; all are there and may be seen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +89,8 @@ def _admit(
     draft: SessionDraft, facts: Facts, principal: Principal, ids: Ids, now: datetime, config: ManagerConfig
 ) -> Session:
     _check_texts(draft)
+    timeout_s = _batch_timeout(draft)
+    starts_at = _starts_at(draft, now)
     architecture = architecture_of(draft.architecture)
     image = resolve(draft.image, architecture, facts.images, facts.aliases)
     if image is None:
@@ -85,6 +106,7 @@ def _admit(
         return _reuse(draft, facts.existing, image)
     slots, shm_bytes = _amounts(draft, image, facts.agents)
     _check_policy(draft, facts, slots)
+    services = service_ports(image.labels.get(PORTS_LABEL, ""), draft.preopen_ports)
     group = draft.resource_group or "default"
     if group not in facts.resource_groups:
         raise InvalidInput(f"no resource group {group!r}", field="scalingGroup")
@@ -110,6 +132,8 @@ def _admit(
             step="",
             exit_code=None,
             stats={},
+            preopen_ports=tuple(p for s in services if s.protocol is Protocol.PREOPEN for p in s.ports),
+            service_ports=services,
         )
         for number, kernel_id in enumerate(ids.kernel_ids)
     )
@@ -120,8 +144,8 @@ def _admit(
         status=SessionStatus.PENDING,
         status_changed_at=now,
         status_history={"PENDING": now.isoformat()},
-        deadline_at=deadline(SessionStatus.PENDING, now, config),
-        reason="",
+        deadline_at=deadline(SessionStatus.PENDING, max(now, starts_at or now), config),
+        reason=WAITS_FOR_DEPENDENCIES if facts.dependencies else WAITS_FOR_TIME if starts_at else "",
         reason_detail={},
         version=0,
         domain_name=draft.domain_name,
@@ -138,9 +162,12 @@ def _admit(
         bootstrap_script=draft.bootstrap_script
         if draft.bootstrap_script is not None
         else facts.bootstrap_script,
-        result="undefined",
+        result=SessionResult.UNDEFINED,
         created_at=now,
         terminated_at=None,
+        batch_timeout_s=timeout_s,
+        starts_at=starts_at,
+        dependencies=tuple(dict.fromkeys(one.id for one in facts.dependencies)),
         kernels=kernels,
     )
 
@@ -149,11 +176,11 @@ def _check_texts(draft: SessionDraft) -> None:
     check_session_name(draft.name)
     if draft.name == "from-template":
         raise InvalidInput("the name 'from-template' is reserved", field="name")
-    if draft.session_type is not SessionType.INTERACTIVE:
+    if draft.session_type is SessionType.BATCH and not (draft.startup_command or "").strip():
         raise InvalidInput(
-            f"sessions of type {draft.session_type.value!r} are not served yet",
-            hint="Create an interactive session and run the command in it.",
-            field="type",
+            "a batch session runs a command, and there is none",
+            hint="Give it as startupCommand.",
+            field="startupCommand",
         )
     if draft.cluster_size != 1:
         raise InvalidInput(
@@ -161,6 +188,8 @@ def _check_texts(draft: SessionDraft) -> None:
             hint="Use clusterSize 1.",
             field="clusterSize",
         )
+    if len(draft.dependencies) > DEPENDENCIES_MAX:
+        raise InvalidInput(f"at most {DEPENDENCIES_MAX} dependencies", field="dependencies")
     if sum(len(k) + len(v) for k, v in draft.environ.items()) > ENVIRON_BYTES_MAX:
         raise InvalidInput(f"environment variables over {ENVIRON_BYTES_MAX >> 10} KiB", field="environ")
     for name in draft.environ:
@@ -172,6 +201,49 @@ def _check_texts(draft: SessionDraft) -> None:
     ):
         if text is not None and len(text) > TEXT_BYTES_MAX:
             raise InvalidInput(f"{field} is over {TEXT_BYTES_MAX >> 10} KiB", field=field)
+
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_DURATION = re.compile(r"(?:\d{1,9}(?:\.\d{1,6})?[smhdw])+")
+
+
+def duration_s(text: str, *, field: str) -> float:
+    """Seconds of "90s", "1.5h" or "1d12h"; a number alone is seconds. Raises InvalidInput."""
+    spelled = text.strip().lower()
+    if re.fullmatch(r"\d{1,9}(?:\.\d{1,6})?", spelled):
+        return float(spelled)
+    if not _DURATION.fullmatch(spelled):
+        raise InvalidInput(
+            f"{text[:40]!r} is no duration", hint="For example 90s, 30m, 1h or 2d.", field=field
+        )
+    return sum(float(part[:-1]) * _UNITS_S[part[-1]] for part in re.findall(r"[\d.]+[smhdw]", spelled))
+
+
+def _starts_at(draft: SessionDraft, now: datetime) -> datetime | None:
+    text = (draft.starts_at or "").strip()
+    if not text:
+        return None
+    if draft.session_type is not SessionType.BATCH:
+        raise InvalidInput("only batch sessions start at a time", field="starts_at")
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        when = now + timedelta(seconds=duration_s(text, field="starts_at"))
+    when = when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
+    if when > now + timedelta(days=STARTS_DAYS_MAX):
+        raise InvalidInput("starts_at is within the next 10 years", field="starts_at")
+    return when if when > now else None
+
+
+def _batch_timeout(draft: SessionDraft) -> int | None:
+    if draft.batch_timeout is None or draft.batch_timeout == "":
+        return None
+    if draft.session_type is not SessionType.BATCH:
+        raise InvalidInput("only batch sessions have a time limit for their command", field="batch_timeout")
+    limit_s = math.ceil(duration_s(str(draft.batch_timeout), field="batch_timeout"))
+    if not 1 <= limit_s <= BATCH_TIMEOUT_S_MAX:
+        raise InvalidInput("batch_timeout is 1 second to 10 years", field="batch_timeout")
+    return limit_s
 
 
 def _reuse(draft: SessionDraft, existing: Session, image: Image) -> Session:

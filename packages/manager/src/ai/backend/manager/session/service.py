@@ -5,7 +5,10 @@ calls that promise to (a blocking create, destroy, restart) and those that go st
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
@@ -17,6 +20,7 @@ from ai.backend.common.errors import (
     AmbiguousSession,
     BackendError,
     Conflict,
+    Fault,
     Forbidden,
     InvalidInput,
     InvalidSessionState,
@@ -35,6 +39,7 @@ from ai.backend.common.ids import (
     parse_uuid,
 )
 from ai.backend.common.quantity import MEM
+from ai.backend.common.stream import Stream
 from ai.backend.common.wire import rpc
 
 from ..access.model import Principal
@@ -42,14 +47,17 @@ from ..access.policy import Action, Reach, may, reach
 from ..agents import store as agent_store
 from ..config import ManagerConfig
 from ..db.database import Database
+from ..dotfile import store as dotfile_store
 from ..event.hub import EventHub
 from ..event.model import Event as SessionEvent
 from ..identity.service import IdentityService
 from ..image import store as image_store
+from ..loop import Loop
 from . import store
 from .machine import Event
-from .model import Created, Session, SessionDraft, SessionPage, SessionStatus
-from .policy import Facts, Ids, admit
+from .model import Created, Dependency, Node, Session, SessionDraft, SessionPage, SessionStatus
+from .policy import DEPENDENCIES_MAX, Facts, Ids, admit
+from .port import ServicePort, resolve
 from .transition import advance, announce, cancel_kernels, stop_kernels
 
 R = TypeVar("R", bound=rpc.Message)
@@ -58,7 +66,16 @@ ROUTES_MAX = 4096
 SETTLING = frozenset({"session_started", "session_terminating", "session_terminated", "session_cancelled"})
 """The events after which a waiting call looks again; progress in between wakes nobody."""
 DOWNLOAD_BYTES_MAX = 1 << 20
+NODES_MAX = 1000
+"""Of a dependency graph that is shown."""
 STEP_KEYS = ("clean", "build", "exec")
+
+
+class CommitUnsupported(Conflict):
+    """Sessions can't be committed to images here."""
+
+    code = "session.commit-unsupported"
+    fault = Fault.INFRASTRUCTURE
 
 
 class Route(NamedTuple):
@@ -95,6 +112,9 @@ class SessionService:
         self._wake_enqueued = wake_enqueued
         self._routes: dict[tuple[str, str], Route] = {}
         self._waiters: dict[SessionId, set[asyncio.Event]] = {}
+        self._queries: Counter[SessionId] = Counter()
+        """Runs that were begun since the counts were last written."""
+        self.counts = Loop("query-counts", self._write_counts, period_s=10.0)
         hub.listen(self._on_event)
 
     # -- creation ------------------------------------------------------------------------------------------------------------
@@ -118,6 +138,9 @@ class SessionService:
         def op(conn: sa.Connection) -> Session | BackendError:
             now = self._clock.now()
             existing = store.by_name(conn, principal.access_key, draft.name, live_only=True)
+            needed = tuple(
+                self._dependency(conn, principal, one) for one in draft.dependencies[: DEPENDENCIES_MAX + 1]
+            )
             live, held = store.holdings(conn, principal.access_key)
             facts = Facts(
                 project_id=project_id,
@@ -131,11 +154,12 @@ class SessionService:
                 concurrent_sessions_max=policy.max_concurrent_sessions,
                 containers_per_session_max=policy.max_containers_per_session,
                 total_slots=policy.total_resource_slots,
-                bootstrap_script="",
+                bootstrap_script=dotfile_store.script(conn, principal.access_key),
             )
             outcome = admit(draft, facts, principal, ids, now, self._config)
             if isinstance(outcome, Session) and outcome.version == 0:
                 store.insert(conn, outcome)
+                store.depend(conn, outcome.id, outcome.dependencies)
                 announce(conn, outcome, now)
             return outcome
 
@@ -149,6 +173,19 @@ class SessionService:
             return Created(session=outcome, created=created)
         return await self._wait_started(outcome.id, created=created, max_wait_s=draft.max_wait_s)
 
+    @staticmethod
+    def _dependency(conn: sa.Connection, principal: Principal, ref: str) -> Dependency:
+        """A session by id or by name, the newest of that name. Raises SessionNotFound."""
+        session_id = parse_uuid(ref)
+        found = store.get(conn, SessionId(session_id)) if session_id is not None else None
+        if found is None:
+            found = next(iter(store.by_name(conn, principal.access_key, ref, live_only=False)), None)
+        if found is None or not may(
+            principal, Action.SESSION_READ, user_id=found.user_id, domain_name=found.domain_name
+        ):
+            raise SessionNotFound(f"no session {ref[:80]!r} to depend on", hint="Give its name or its id.")
+        return Dependency(id=found.id, name=found.name, status=found.status, result=found.result)
+
     async def _wait_started(self, session_id: SessionId, *, created: bool, max_wait_s: float) -> Created:
         def started(status: SessionStatus) -> bool:
             return status.terminal or status in (SessionStatus.RUNNING, SessionStatus.TERMINATING)
@@ -156,7 +193,9 @@ class SessionService:
         session, in_time = await self._wait(session_id, started, max_wait_s or None)
         if not in_time:
             return Created(session=session, created=created, waited_out=True)
-        if session.status is not SessionStatus.RUNNING:
+        # A short command may have ended before anybody looked: that is no failed start.
+        ran = session.is_batch and SessionStatus.RUNNING.value in session.status_history
+        if session.status is not SessionStatus.RUNNING and not ran:
             raise KernelCreationFailed(
                 session.reason_detail.get("message")
                 or f"The session ended before it ran ({session.reason}).",
@@ -171,7 +210,8 @@ class SessionService:
 
     async def get(self, principal: Principal, ref: str, *, live_only: bool = True) -> Session:
         """Raises SessionNotFound (also when the principal may not see it) or AmbiguousSession."""
-        return await self._find(principal, ref, Action.SESSION_READ, live_only=live_only)
+        session = await self._find(principal, ref, Action.SESSION_READ, live_only=live_only)
+        return replace(session, num_queries=session.num_queries + self._queries[session.id])
 
     async def _find(self, principal: Principal, ref: str, action: Action, *, live_only: bool) -> Session:
         session_id = parse_uuid(ref)
@@ -206,6 +246,36 @@ class SessionService:
         )
         return SessionPage(items=tuple(items), total_count=total)
 
+    async def dependency_graph(self, principal: Principal, ref: str) -> Node:
+        """What a session depends on, all the way down. A session that is reached twice is shown twice, up to NODES_MAX in all."""
+        root = await self._find(principal, ref, Action.SESSION_READ, live_only=False)
+
+        def op(conn: sa.Connection) -> tuple[dict[SessionId, Session], dict[SessionId, list[SessionId]]]:
+            known: dict[SessionId, Session] = {root.id: root}
+            needs: dict[SessionId, list[SessionId]] = {}
+            new = [root.id]
+            while new:
+                for session_id, found in store.dependencies(conn, new).items():
+                    needs[session_id] = [one.id for one in found]
+                reached = {one for session_id in new for one in needs[session_id]} - known.keys()
+                known |= {one.id: one for one in store.by_ids(conn, sorted(reached))}
+                new = sorted(reached)
+            return known, needs
+
+        known, needs = await self._database.read(op)
+        left = NODES_MAX
+
+        def node(session_id: SessionId) -> Node:
+            nonlocal left
+            shown = []
+            for one in needs[session_id]:
+                if left > 0:
+                    left -= 1
+                    shown.append(node(one))
+            return Node(session=known[session_id], depends_on=tuple(shown))
+
+        return node(root.id)
+
     async def match(self, principal: Principal, prefix: str) -> Sequence[Session]:
         """The principal's live sessions whose name or id starts like this."""
         return await self._database.read(lambda conn: store.by_prefix(conn, principal.access_key, prefix))
@@ -214,55 +284,77 @@ class SessionService:
 
     async def destroy(self, principal: Principal, ref: str, *, forced: bool = False) -> dict[str, Any]:
         """Ends a session and waits, within limits, for its end; returns the published statistics."""
+        (stats,) = await self._destroy(principal, ref, forced=forced, recursive=False)
+        return stats
+
+    async def destroy_recursive(
+        self, principal: Principal, ref: str, *, forced: bool = False
+    ) -> Sequence[dict[str, Any]]:
+        """`destroy`, and with it the sessions that wait for this one, as far as the principal may end them; its own statistics come
+        first."""
+        return await self._destroy(principal, ref, forced=forced, recursive=True)
+
+    async def _destroy(
+        self, principal: Principal, ref: str, *, forced: bool, recursive: bool
+    ) -> Sequence[dict[str, Any]]:
         session = await self._find(principal, ref, Action.SESSION_END, live_only=True)
         reason = "force-terminated" if forced else "user-requested"
 
-        def op(conn: sa.Connection) -> None:
+        def may_end(one: Session) -> bool:
+            return may(principal, Action.SESSION_END, user_id=one.user_id, domain_name=one.domain_name)
+
+        def op(conn: sa.Connection) -> Sequence[SessionId]:
             now = self._clock.now()
-            current = store.get(conn, session.id)
-            if current is None or current.status.terminal:
-                return
-            detail = {"message": f"Ended by {principal.email}."}
-            moved = advance(
-                conn,
-                current,
-                Event.STOP_REQUESTED,
-                now=now,
-                config=self._config,
-                reason=reason,
-                detail=detail,
-            )
-            if moved is not None and moved.status is SessionStatus.CANCELLED:
-                cancel_kernels(conn, moved, now)
-            else:
-                stop_kernels(conn, moved or current, reason=reason, forced=forced, now=now)
+            waiting = filter(may_end, store.dependents(conn, session.id)) if recursive else ()
+            ids = [session.id, *(one.id for one in waiting)]
+            for session_id in ids:
+                current = store.get(conn, session_id)
+                if current is not None and not current.status.terminal:
+                    self._stop(conn, current, reason, f"Ended by {principal.email}.", forced=forced, now=now)
+            return ids
 
-        await self._database.run(op)
+        ids = await self._database.run(op)
         self._wake()
-        ended, _ = await self._wait(session.id, lambda s: s.terminal, self._config.destroy_wait_s)
-        return stats_of(ended)
+        async with asyncio.TaskGroup() as group:
+            waits = [
+                group.create_task(self._wait(one, lambda s: s.terminal, self._config.destroy_wait_s))
+                for one in ids
+            ]
+        return [stats_of(wait.result()[0]) for wait in waits]
 
-    async def end_all(self, reason: str) -> int:
-        """Ends every live session, for a clean shutdown of the cluster; waits, within limits, and returns how many there were."""
+    def _stop(
+        self,
+        conn: sa.Connection,
+        session: Session,
+        reason: str,
+        message: str,
+        *,
+        forced: bool,
+        now: datetime,
+    ) -> None:
+        moved = advance(
+            conn,
+            session,
+            Event.STOP_REQUESTED,
+            now=now,
+            config=self._config,
+            reason=reason,
+            detail={"message": message},
+        )
+        if moved is not None and moved.status is SessionStatus.CANCELLED:
+            cancel_kernels(conn, moved, now)
+        else:
+            stop_kernels(conn, moved or session, reason=reason, forced=forced, now=now)
+
+    async def end_all(self, reason: str, message: str = "The cluster was shut down.") -> int:
+        """Ends every live session, for a clean shutdown of the cluster or for maintenance; waits, within limits, and returns how many
+        there were."""
 
         def op(conn: sa.Connection) -> Sequence[SessionId]:
             now = self._clock.now()
             live = store.all_live(conn)
             for session in live:
-                detail = {"message": "The cluster was shut down."}
-                moved = advance(
-                    conn,
-                    session,
-                    Event.STOP_REQUESTED,
-                    now=now,
-                    config=self._config,
-                    reason=reason,
-                    detail=detail,
-                )
-                if moved is not None and moved.status is SessionStatus.CANCELLED:
-                    cancel_kernels(conn, moved, now)
-                else:
-                    stop_kernels(conn, moved or session, reason=reason, forced=False, now=now)
+                self._stop(conn, session, reason, message, forced=False, now=now)
             return [session.id for session in live]
 
         ids = await self._database.run(op)
@@ -359,7 +451,10 @@ class SessionService:
                 **steps,
             )
 
-        return await self._call(principal, ref, request, rpc.ExecuteReply, timeout_s=flush_s + 3600)
+        began = mode in ("query", "batch")
+        return await self._call(
+            principal, ref, request, rpc.ExecuteReply, timeout_s=flush_s + 3600, counted=began
+        )
 
     async def interrupt(self, principal: Principal, ref: str, run_id: str = "") -> None:
         await self._call(principal, ref, lambda k: rpc.Interrupt(kernel_id=k, run_id=run_id), rpc.Done)
@@ -408,6 +503,35 @@ class SessionService:
             principal, ref, lambda k: rpc.ListFiles(kernel_id=k, path=path), rpc.ListFilesReply
         )
 
+    async def apps(self, principal: Principal, ref: str) -> Sequence[ServicePort]:
+        """What can be reached in a live session, by `connect`."""
+        session = await self._find(principal, ref, Action.SESSION_USE, live_only=True)
+        return session.main.service_ports
+
+    async def app_port(self, principal: Principal, ref: str, app: str, port: int | None) -> int:
+        """Where an app of a running session listens. Raises AppNotFound, InvalidInput or InvalidSessionState."""
+        found = resolve(await self.apps(principal, ref), app, port)
+        await self._route(principal, ref)
+        return found
+
+    async def connect(self, principal: Principal, ref: str, port: int) -> Stream:
+        """A TCP connection into a running session; close it. Raises ServiceRefused when nothing listens there."""
+        return await self._open(principal, ref, lambda k: rpc.Connect(kernel_id=k, port=port))
+
+    async def terminal(self, principal: Principal, ref: str, *, rows: int, columns: int) -> Stream:
+        """A shell on a new terminal in a running session; close it. It takes frames of `wire.terminal`, and gives what it prints."""
+        return await self._open(
+            principal, ref, lambda k: rpc.OpenTerminal(kernel_id=k, rows=rows, columns=columns)
+        )
+
+    async def _open(
+        self, principal: Principal, ref: str, request: Callable[[KernelId], rpc.StreamRequest]
+    ) -> Stream:
+        route = await self._route(principal, ref)
+        return await self._bus.open_stream(
+            route.agent_id, request(route.kernel_id), timeout_s=self._config.call_timeout_s
+        )
+
     async def logs(self, principal: Principal, ref: str) -> str:
         """What the session printed; also for one that has ended."""
         session = await self._find(principal, ref, Action.SESSION_USE, live_only=False)
@@ -429,6 +553,7 @@ class SessionService:
         reply: type[R],
         *,
         timeout_s: float | None = None,
+        counted: bool = False,
     ) -> R:
         key = (principal.access_key, ref)
         route = self._routes.get(key)
@@ -438,11 +563,32 @@ class SessionService:
                 self._routes.clear()
             self._routes[key] = route
         limit_s = timeout_s or self._config.call_timeout_s
+        if counted:
+            self._queries[route.session_id] += 1
         try:
             return await self._bus.call(route.agent_id, request(route.kernel_id), reply, timeout_s=limit_s)
         except AgentUnreachable:
             self._routes.pop(key, None)
             raise
+
+    async def _write_counts(self) -> None:
+        """The hot path counts in memory; what a crash takes with it is the counts of some seconds."""
+        counts = Counter(self._queries)
+        if counts:
+            await self._database.run(lambda conn: store.count_queries(conn, counts))
+            self._queries -= counts
+
+    async def commit_status(self, principal: Principal, ref: str) -> Session:
+        """The session, none of whose containers is being made into an image."""
+        return await self._find(principal, ref, Action.SESSION_READ, live_only=True)
+
+    async def commit(self, principal: Principal, ref: str) -> None:
+        """Raises CommitUnsupported: no container backend here can make an image of a running container."""
+        await self._find(principal, ref, Action.SESSION_USE, live_only=True)
+        raise CommitUnsupported(
+            "this cluster can't make an image of a running session",
+            hint="Put files into a folder, or build an image with 'backend.ai image build'.",
+        )
 
     async def _route(self, principal: Principal, ref: str) -> Route:
         session = await self._find(principal, ref, Action.SESSION_USE, live_only=True)

@@ -11,9 +11,10 @@ from ai.backend.common.quantity import ResourceSlots, sum_slots
 
 from ..access.model import Principal
 from ..access.policy import Action, Reach, reach
-from ..db.schema import agents, kernels, sessions
+from ..db.schema import agents, kernels, session_dependencies, sessions
 from ..db.statement import one_of, update_row
-from .model import Kernel, KernelStatus, Session, SessionStatus, SessionType
+from .model import Dependency, Kernel, KernelStatus, Session, SessionStatus, SessionType
+from .port import ServicePort
 
 TERMINAL = tuple(status.value for status in SessionStatus if status.terminal)
 OCCUPYING = tuple(status.value for status in SessionStatus if status.occupying)
@@ -40,6 +41,8 @@ def _kernel(row: Any) -> Kernel:
         step=row.step,
         exit_code=row.exit_code,
         stats=row.stats,
+        preopen_ports=tuple(row.preopen_ports),
+        service_ports=tuple(map(ServicePort.of_row, row.service_ports)),
     )
 
 
@@ -70,6 +73,12 @@ def _session(row: Any, members: Sequence[Kernel]) -> Session:
         result=row.result,
         created_at=row.created_at,
         terminated_at=row.terminated_at,
+        batch_timeout_s=row.batch_timeout_s,
+        starts_at=row.starts_at,
+        callback_url=row.callback_url,
+        cluster_mode=row.cluster_mode,
+        agent_list=tuple(row.agent_list),
+        num_queries=row.num_queries,
         kernels=tuple(members),
     )
 
@@ -151,6 +160,13 @@ def by_name(conn: sa.Connection, access_key: AccessKey, name: str, *, live_only:
     return find(conn, *mine, order=(sessions.c.created_at.desc(),), limit=1)
 
 
+def by_ids(conn: sa.Connection, ids: Sequence[SessionId]) -> list[Session]:
+    found: list[Session] = []
+    for start in range(0, len(ids), 500):
+        found += find(conn, sessions.c.id.in_(ids[start : start + 500]))
+    return found
+
+
 def by_prefix(conn: sa.Connection, access_key: AccessKey, prefix: str) -> list[Session]:
     live = find(conn, sessions.c.access_key == access_key, _LIVE)
     return [
@@ -224,6 +240,11 @@ def insert(conn: sa.Connection, session: Session) -> None:
             "bootstrap_script": session.bootstrap_script,
             "result": session.result,
             "created_at": session.created_at,
+            "batch_timeout_s": session.batch_timeout_s,
+            "starts_at": session.starts_at,
+            "callback_url": session.callback_url,
+            "cluster_mode": session.cluster_mode,
+            "agent_list": list(session.agent_list),
         },
     )
     conn.execute(
@@ -243,10 +264,36 @@ def insert(conn: sa.Connection, session: Session) -> None:
                 "shm_bytes": kernel.shm_bytes,
                 "incarnation": kernel.incarnation,
                 "status_changed_at": session.created_at,
+                "preopen_ports": list(kernel.preopen_ports),
+                "service_ports": [service.as_row() for service in kernel.service_ports],
             }
             for kernel in session.kernels
         ],
     )
+
+
+def depend(conn: sa.Connection, session_id: SessionId, on: Iterable[SessionId]) -> None:
+    rows = [{"session_id": session_id, "depends_on": one} for one in on]
+    if rows:
+        conn.execute(sa.insert(session_dependencies), rows)
+
+
+def dependencies(conn: sa.Connection, session_ids: Sequence[SessionId]) -> dict[SessionId, list[Dependency]]:
+    """What these sessions depend on."""
+    found: dict[SessionId, list[Dependency]] = {one: [] for one in session_ids}
+    needs = session_dependencies.c
+    for start in range(0, len(session_ids), 500):
+        rows = conn.execute(
+            sa.select(needs.session_id, sessions.c.id, sessions.c.name, sessions.c.status, sessions.c.result)
+            .join(sessions, sessions.c.id == needs.depends_on)
+            .where(needs.session_id.in_(session_ids[start : start + 500]))
+            .order_by(sessions.c.created_at, sessions.c.id)
+        )
+        for row in rows:
+            found[row.session_id].append(
+                Dependency(id=row.id, name=row.name, status=SessionStatus(row.status), result=row.result)
+            )
+    return found
 
 
 def update(conn: sa.Connection, session: Session, values: Mapping[str, Any]) -> bool:
@@ -270,6 +317,30 @@ def touch_agents(conn: sa.Connection, agent_ids: Iterable[AgentId | None]) -> No
         conn.execute(sa.update(agents).where(agents.c.id.in_(ids)).values(generation=agents.c.generation + 1))
 
 
+def count_queries(conn: sa.Connection, counts: Mapping[SessionId, int]) -> None:
+    """Adds to what is there; no version guards it, for sums come out the same in any order."""
+    for session_id, count in counts.items():
+        conn.execute(
+            sa.update(sessions)
+            .where(sessions.c.id == session_id)
+            .values(num_queries=sessions.c.num_queries + count)
+        )
+
+
+def dependents(conn: sa.Connection, session_id: SessionId) -> list[Session]:
+    """Live sessions that wait for this one, and those that wait for them."""
+    found: dict[SessionId, Session] = {}
+    new = [session_id]
+    while new:
+        waiting = sa.select(session_dependencies.c.session_id).where(
+            session_dependencies.c.depends_on.in_(new)
+        )
+        reached = [one for one in find(conn, sessions.c.id.in_(waiting), _LIVE) if one.id not in found]
+        found |= {one.id: one for one in reached}
+        new = [one.id for one in reached]
+    return list(found.values())
+
+
 _find_pending = _Prepared(one_of(sessions.c.status, [SessionStatus.PENDING.value]))
 
 
@@ -285,10 +356,11 @@ def expired(conn: sa.Connection, now: datetime) -> list[Session]:
     return find(conn, sessions.c.deadline_at.is_not(None), sessions.c.deadline_at <= now)
 
 
-def next_deadline(conn: sa.Connection) -> datetime | None:
+def next_deadline(conn: sa.Connection, now: datetime) -> datetime | None:
+    """The first one after now."""
     row = conn.execute(
         sa.select(sessions.c.deadline_at)
-        .where(sessions.c.deadline_at.is_not(None))
+        .where(sessions.c.deadline_at > now)
         .order_by(sessions.c.deadline_at)
         .limit(1)
     ).first()

@@ -12,12 +12,14 @@ from ai.backend.common.machine import Drop
 from ..config import ManagerConfig
 from ..event import store as event_store
 from . import store
-from .machine import EVENT_NAMES, TABLE, Event, deadline
-from .model import Session
+from .machine import EVENT_NAMES, RESULT_EVENTS, TABLE, Event, deadline
+from .model import Session, SessionResult
 
 
-def announce(conn: sa.Connection, session: Session, now: datetime) -> None:
-    """Writes the published events of the session's present status."""
+def announce(
+    conn: sa.Connection, session: Session, now: datetime, result: SessionResult | None = None
+) -> None:
+    """Writes the published events of the session's present status, after that of a result that has just become known."""
     shared = {
         "sessionId": str(session.id),
         "sessionName": session.name,
@@ -28,7 +30,8 @@ def announce(conn: sa.Connection, session: Session, now: datetime) -> None:
         "message": session.reason_detail.get("message", ""),
         "exitCode": session.main.exit_code,
     }
-    for name in EVENT_NAMES[session.status]:
+    names = EVENT_NAMES[session.status]
+    for name in names if result is None else (RESULT_EVENTS[result], *names):
         if name.startswith("session_"):
             event_store.append(conn, name, session.id, shared, now)
             continue
@@ -51,6 +54,7 @@ def advance(
     config: ManagerConfig,
     reason: str = "",
     detail: Mapping[str, Any] | None = None,
+    result: SessionResult | None = None,
 ) -> Session | None:
     """Moves a session by what happened to it; returns it as it is now, or None when the news was stale or somebody else was first.
 
@@ -65,7 +69,7 @@ def advance(
         "status": status.value,
         "status_changed_at": now,
         "status_history": {**session.status_history, status.value: now.isoformat()},
-        "deadline_at": deadline(status, now, config),
+        "deadline_at": deadline(status, now, config, batch_timeout_s=session.batch_timeout_s),
         "reason": session.reason if kept else reason,
         "reason_detail": session.reason_detail if kept else dict(detail or {}),
     }
@@ -73,10 +77,12 @@ def advance(
         values |= {"reason": "", "reason_detail": {}}
     if status.terminal:
         values["terminated_at"] = now
+    if result is not None:
+        values["result"] = result.value
     if not store.update(conn, session, values):
         return None
     moved = replace(session, **{**values, "status": status}, version=session.version + 1)
-    announce(conn, moved, now)
+    announce(conn, moved, now, result)
     return moved
 
 

@@ -95,6 +95,9 @@ class Authorize(Form, frozen=True, kw_only=True):
     domain: str = "default"
     username: Annotated[str, Meta(description="The user's e-mail address.")]
     password: str
+    otp: Annotated[
+        str | int | None, Meta(description="The present code, of who has two-factor authentication.")
+    ] = None
 
 
 class Keypair(msgspec.Struct, frozen=True, kw_only=True):

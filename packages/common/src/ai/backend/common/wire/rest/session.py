@@ -70,9 +70,17 @@ class CreateSession(OwnedForm, frozen=True, kw_only=True):
         bool, Meta(description="Return the live session of that name, if it has the same image.")
     ] = True
     startup_command: Annotated[str | None, Meta(description="What a batch session runs.")] = None
+    batch_timeout: Annotated[
+        str | float | None,
+        Meta(description="Ends the command of a batch session: seconds, or text such as `1h`."),
+    ] = msgspec.field(default=None, name="batch_timeout")
     bootstrap_script: str | None = msgspec.field(default=None, name="bootstrap_script")
-    starts_at: str | None = msgspec.field(default=None, name="starts_at")
-    dependencies: list[str] = msgspec.field(default_factory=list)
+    starts_at: Annotated[
+        str | None, Meta(description="When a batch session starts: ISO 8601, or from now, such as `1h`.")
+    ] = msgspec.field(default=None, name="starts_at")
+    dependencies: Annotated[
+        list[str], Meta(description="Sessions, by name or id, that have to succeed first.")
+    ] = msgspec.field(default_factory=list)
     callback_url: str | None = msgspec.field(default=None, name="callback_url")
     config: CreateConfig = CreateConfig()
 
@@ -294,6 +302,24 @@ class StatusHistory(Reply, frozen=True, kw_only=True):
     ]
 
 
+class DependencyNode(msgspec.Struct, frozen=True, kw_only=True):
+    session_id: str
+    session_name: Annotated[str, Meta(description="A name without a dash has one at its end.")]
+    status: Annotated[str, Meta(description="`KernelStatus.` and the word.")]
+    status_changed: str
+    depends_on: "list[DependencyNode]"
+
+
+class AbuseReport(Reply, frozen=True, kw_only=True, omit_defaults=True):
+    kernel: str | None = None
+    abuse_report: str | None = msgspec.field(default=None, name="abuse_report")
+
+
+class CommitStatus(Reply, frozen=True, kw_only=True):
+    status: Annotated[str, Meta(description="`ready` or `ongoing`.")]
+    kernel: str
+
+
 class MatchSessions(OwnedForm, frozen=True, kw_only=True):
     id: Annotated[str, Meta(description="The beginning of a name or id.")]
 
@@ -320,3 +346,29 @@ class StreamExecution(OwnedForm, frozen=True, kw_only=True):
     keep: Annotated[
         bool, Meta(description="Stay open after `finished`: the next text frame is another request.")
     ] = False
+
+
+class StreamApp(OwnedForm, frozen=True, kw_only=True):
+    ALIASES: ClassVar[dict[str, str]] = {"service": "app"}
+
+    app: Annotated[str, Meta(description="A service of the session; for a preopen port its number.")]
+    port: Annotated[int | None, Meta(description="One of the service's ports; by default its first.")] = None
+    arguments: Annotated[
+        str | None, Meta(description="A JSON object of text; for services that are started on demand.")
+    ] = None
+    envs: Annotated[str | None, Meta(description="As `arguments`.")] = None
+
+
+class AppItem(Reply, frozen=True, kw_only=True):
+    name: str
+    protocol: Annotated[str, Meta(description="`http`, `tcp`, `preopen` or `pty`.")]
+    ports: list[int]
+
+
+class TerminalFrame(Form, frozen=True, kw_only=True):
+    """What a terminal's client sends."""
+
+    type: str
+    chars: Annotated[str, Meta(description="What was typed, in base 64.")] = ""
+    rows: int = 0
+    cols: int = 0

@@ -1,0 +1,38 @@
+"""What resolvers share during one request."""
+
+from typing import TypeVar
+
+import strawberry
+
+from ai.backend.common.errors import Forbidden, InvalidInput
+from ai.backend.manager.access.model import Principal
+from ai.backend.manager.directory.model import Listing
+
+from ..port import Manager
+from .limit import PAGE_MAX
+
+T = TypeVar("T")
+
+
+class Context:
+    """`principal` is who signed the request."""
+
+    def __init__(self, manager: Manager, principal: Principal) -> None:
+        self.manager = manager
+        self.principal = principal
+
+
+Info = strawberry.Info[Context, None]
+
+
+def listing(limit: int, offset: int, filter: str | None = None, order: str | None = None) -> Listing:
+    """Raises InvalidInput."""
+    if not 1 <= limit <= PAGE_MAX:
+        raise InvalidInput(f"limit is 1 to {PAGE_MAX}, not {limit}", field="limit")
+    if not 0 <= offset < 2**53:
+        raise InvalidInput(f"offset is 0 or more, not {offset}", field="offset")
+    return Listing(limit=limit, offset=offset, filter=filter, order=order)
+
+
+def privileged(what: str) -> Forbidden:
+    return Forbidden(f"Forbidden operation. ({what} privilege required)")

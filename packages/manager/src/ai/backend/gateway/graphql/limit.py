@@ -1,0 +1,123 @@
+"""What a GraphQL request may cost, decided before anything is executed. Pure.
+
+Depth counts nested selections. Cost counts every field once for each item that its lists may bring: a list with a `limit` brings that many,
+another one brings LIST_ITEMS. A fragment is counted once and remembered, so that fragments of fragments can't make the counting itself
+expensive.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ai.backend.common.errors import InvalidInput
+from graphql import (
+    DocumentNode,
+    FieldNode,
+    FragmentDefinitionNode,
+    FragmentSpreadNode,
+    InlineFragmentNode,
+    IntValueNode,
+    OperationDefinitionNode,
+    SelectionSetNode,
+    VariableNode,
+)
+
+TEXT_CHARACTERS_MAX = 65_536
+TOKENS_MAX = 5_000
+DEPTH_MAX = 12
+COST_MAX = 50_000
+ROOTS_MAX = 30
+PAGE_MAX = 100
+LIST_ITEMS = 20
+"""What a list without a `limit` is counted as."""
+NESTED_LISTS = frozenset(
+    {
+        "containers",
+        "dependencies",
+        "compute_containers",
+        "compute_sessions",
+        "vfolders",
+        "groups",
+        "routings",
+        "labels",
+    }
+)
+
+
+class QueryTooLarge(InvalidInput):
+    code = "graphql.query-too-large"
+
+
+def _refuse(what: str) -> QueryTooLarge:
+    return QueryTooLarge(f"the query {what}", hint="Ask for less at once.", field="query")
+
+
+def check(document: DocumentNode, variables: Mapping[str, Any]) -> None:
+    """Raises QueryTooLarge."""
+    fragments = {
+        node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)
+    }
+    counter = _Counter(fragments, variables)
+    for node in document.definitions:
+        if isinstance(node, OperationDefinitionNode):
+            if len(node.selection_set.selections) > ROOTS_MAX:
+                raise _refuse(f"has more than {ROOTS_MAX} fields at its root")
+            cost, _ = counter.cost(node.selection_set, 1)
+            if cost > COST_MAX:
+                raise _refuse(f"costs {cost}, more than {COST_MAX}")
+
+
+class _Counter:
+    def __init__(self, fragments: Mapping[str, FragmentDefinitionNode], variables: Mapping[str, Any]) -> None:
+        self._fragments = fragments
+        self._variables = variables
+        self._known: dict[str, tuple[int, int]] = {}
+        self._open: set[str] = set()
+
+    def cost(self, selections: SelectionSetNode | None, depth: int) -> tuple[int, int]:
+        """Of one item's selections: (cost, depth below)."""
+        if selections is None:
+            return 0, 0
+        if depth > DEPTH_MAX:
+            raise _refuse(f"is nested deeper than {DEPTH_MAX}")
+        total = deepest = 0
+        for node in selections.selections:
+            match node:
+                case FieldNode():
+                    inner, below = self.cost(node.selection_set, depth + 1)
+                    cost, below = 1 + self._items(node) * inner, below + 1
+                case InlineFragmentNode():
+                    cost, below = self.cost(node.selection_set, depth)
+                case FragmentSpreadNode():
+                    cost, below = self._fragment(node.name.value, depth)
+                case _:
+                    cost, below = 0, 0
+            if depth + below > DEPTH_MAX + 1:
+                raise _refuse(f"is nested deeper than {DEPTH_MAX}")
+            total, deepest = total + cost, max(deepest, below)
+            if total > COST_MAX:
+                raise _refuse(f"costs more than {COST_MAX}")
+        return total, deepest
+
+    def _fragment(self, name: str, depth: int) -> tuple[int, int]:
+        if name in self._known:
+            return self._known[name]
+        fragment = self._fragments.get(name)
+        if fragment is None or name in self._open:
+            return 0, 0  # validation tells what is wrong
+        self._open.add(name)
+        self._known[name] = found = self.cost(fragment.selection_set, depth)
+        self._open.discard(name)
+        return found
+
+    def _items(self, node: FieldNode) -> int:
+        for argument in node.arguments or ():
+            if argument.name.value == "limit":
+                value = argument.value
+                if isinstance(value, IntValueNode):
+                    return min(PAGE_MAX, max(1, int(value.value[:6])))
+                if isinstance(value, VariableNode):
+                    given = self._variables.get(value.name.value)
+                    if isinstance(given, int):
+                        return min(PAGE_MAX, max(1, given))
+                return PAGE_MAX
+        return LIST_ITEMS if node.name.value in NESTED_LISTS else 1

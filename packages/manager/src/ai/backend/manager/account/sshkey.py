@@ -1,0 +1,42 @@
+"""SSH keys of users: made here, or brought along. Nothing is kept."""
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization as form
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from ai.backend.common.errors import InvalidInput
+
+from .model import SshKeypair
+
+BITS = 2048
+CHARACTERS_MAX = 16 * 1024
+
+
+def generate() -> SshKeypair:
+    """RSA, because every SSH there is takes it. Takes a good part of a second: call it in a thread."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=BITS)
+    private = key.private_bytes(form.Encoding.PEM, form.PrivateFormat.TraditionalOpenSSL, form.NoEncryption())
+    public = key.public_key().public_bytes(form.Encoding.OpenSSH, form.PublicFormat.OpenSSH)
+    return SshKeypair(public=public.decode() + "\n", private=private.decode())
+
+
+def check(public: str, private: str) -> SshKeypair:
+    """A pair from outside, if it is one. Raises InvalidInput."""
+    if max(len(public), len(private)) > CHARACTERS_MAX:
+        raise InvalidInput("that is too long for an SSH key", limit=CHARACTERS_MAX, field="privkey")
+    text = private.strip() + "\n"
+    try:
+        if "BEGIN OPENSSH PRIVATE KEY" in text:
+            key = form.load_ssh_private_key(text.encode(), password=None)
+        else:
+            key = form.load_pem_private_key(text.encode(), password=None)  # type: ignore[assignment]
+        derived = key.public_key().public_bytes(form.Encoding.OpenSSH, form.PublicFormat.OpenSSH).decode()
+    except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
+        raise InvalidInput(
+            "that is no SSH private key without a passphrase",
+            hint="Use PEM or OpenSSH form.",
+            field="privkey",
+        ) from exc
+    if public.split()[:2] != derived.split()[:2]:
+        raise InvalidInput("the public key does not belong to the private one", field="pubkey")
+    return SshKeypair(public=public.strip() + "\n", private=text)

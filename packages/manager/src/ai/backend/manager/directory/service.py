@@ -1,0 +1,718 @@
+"""What administrators do to the directory, and what everybody may look up in it. Each change is checked whole before it is written."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from ai.backend.common.clock import Clock
+from ai.backend.common.errors import Conflict, Forbidden, InvalidInput, NotFound, UserNotFound
+from ai.backend.common.ids import ProjectId, Random, new_uuid
+
+from ..access.model import Principal, Role
+from ..access.policy import Action, Reach, may, reach
+from ..db import schema as t
+from ..db.database import Database, UniqueViolation
+from ..db.statement import update_row
+from ..identity.model import UserDraft
+from ..identity.policy import check_password
+from ..identity.service import IdentityService
+from . import model, policy, store
+from .model import Listing, Page
+
+V = TypeVar("V")
+R = TypeVar("R")
+Given = Mapping[str, Any]
+LIVE = "It still has live sessions: end them first."
+
+
+class Directory:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        rng: Random,
+        identity: IdentityService,
+        *,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`wake`: where sessions may be placed has changed."""
+        self._database = database
+        self._clock = clock
+        self._rng = rng
+        self._identity = identity
+        self._wake = wake
+
+    # -- looking -------------------------------------------------------------------------------------------------------------
+
+    async def _find(self, table: store.Table[R], *where: sa.ColumnElement[bool]) -> list[R]:
+        return await self._database.read(lambda conn: table.find(conn, *where))
+
+    async def domains(self, principal: Principal, is_active: bool | None = None) -> list[model.Domain]:
+        where = store.visible_domains(principal)
+        if is_active is not None:
+            where.append(t.domains.c.is_active == is_active)
+        return await self._find(store.domains, *where)
+
+    async def domain(self, principal: Principal, name: str | None) -> model.Domain | None:
+        wanted = name or principal.domain_name
+        found = await self._find(store.domains, *store.visible_domains(principal), t.domains.c.name == wanted)
+        return found[0] if found else None
+
+    async def projects(
+        self,
+        principal: Principal,
+        *,
+        domain_name: str | None = None,
+        is_active: bool | None = None,
+        project_id: UUID | None = None,
+        name: str | None = None,
+    ) -> list[model.Project]:
+        project = t.projects.c
+        where = store.visible_projects(principal)
+        for column, value in (
+            (project.domain_name, domain_name),
+            (project.is_active, is_active),
+            (project.id, project_id),
+            (project.name, name),
+        ):
+            if value is not None:
+                where.append(column == value)
+        return await self._find(store.projects, *where)
+
+    def _user_conditions(
+        self, principal: Principal, status: str | None, project_id: UUID | None, domain_name: str | None
+    ) -> list[sa.ColumnElement[bool]]:
+        where = store.visible_users(principal)
+        if status is not None:
+            where.append(t.users.c.status == status.lower())
+        if domain_name is not None:
+            where.append(t.users.c.domain_name == domain_name)
+        if project_id is not None:
+            members = sa.select(t.project_members.c.user_id).where(
+                t.project_members.c.project_id == project_id
+            )
+            where.append(t.users.c.id.in_(members))
+        return where
+
+    async def users(
+        self,
+        principal: Principal,
+        asked: Listing,
+        *,
+        status: str | None = None,
+        project_id: UUID | None = None,
+        domain_name: str | None = None,
+    ) -> Page[model.Account]:
+        where = self._user_conditions(principal, status, project_id, domain_name)
+        return await self._database.read(lambda conn: store.users.page(conn, where, asked))
+
+    async def user(
+        self, principal: Principal, *, email: str | None = None, user_id: UUID | None = None
+    ) -> model.Account | None:
+        """By e-mail, by id, or the principal's own."""
+        column, value = (t.users.c.email, email) if email else (t.users.c.id, user_id or principal.user_id)
+        found = await self._find(store.users, *store.visible_users(principal), column == value)
+        return found[0] if found else None
+
+    async def keypairs(
+        self,
+        principal: Principal,
+        asked: Listing,
+        *,
+        is_active: bool | None = None,
+        domain_name: str | None = None,
+        email: str | None = None,
+    ) -> Page[model.Keypair]:
+        where = store.visible_keypairs(principal)
+        for column, value in (
+            (t.keypairs.c.is_active, is_active),
+            (t.users.c.domain_name, domain_name),
+            (t.users.c.email, email),
+        ):
+            if value is not None:
+                where.append(column == value)
+        return await self._database.read(lambda conn: store.keypairs.page(conn, where, asked))
+
+    async def keypair(self, principal: Principal, access_key: str | None) -> model.Keypair | None:
+        wanted = t.keypairs.c.access_key == (access_key or principal.access_key)
+        found = await self._find(store.keypairs, *store.visible_keypairs(principal), wanted)
+        return found[0] if found else None
+
+    def secret_key(self, principal: Principal, keypair: model.Keypair) -> str | None:
+        """Plain, for its owner and for those who may write keypairs."""
+        if keypair.user_id != principal.user_id and reach(principal, Action.KEYPAIR_WRITE) is not Reach.ALL:
+            return None
+        return self._identity.unsealed(keypair.secret_key_sealed, keypair.access_key)
+
+    async def keypair_policies(
+        self, principal: Principal, name: str | None = None
+    ) -> list[model.KeypairPolicy]:
+        where = store.visible_keypair_policies(principal)
+        if name is not None:
+            where.append(t.keypair_policies.c.name == name)
+        return await self._find(store.keypair_policies, *where)
+
+    async def user_policies(self, principal: Principal, name: str | None = None) -> list[model.UserPolicy]:
+        self._only_all(principal, Action.POLICY_READ)
+        where = [t.user_policies.c.name == name] if name is not None else []
+        return await self._find(store.user_policies, *where)
+
+    async def project_policies(
+        self, principal: Principal, name: str | None = None
+    ) -> list[model.ProjectPolicy]:
+        self._only_all(principal, Action.POLICY_READ)
+        where = [t.project_policies.c.name == name] if name is not None else []
+        return await self._find(store.project_policies, *where)
+
+    async def resource_groups(
+        self, principal: Principal, *, is_active: bool | None = None, name: str | None = None
+    ) -> list[model.ResourceGroup]:
+        self._only_all(principal, Action.RESOURCE_GROUP_READ)
+        where = [] if is_active is None else [t.resource_groups.c.is_active == is_active]
+        if name is not None:
+            where.append(t.resource_groups.c.name == name)
+        return await self._find(store.resource_groups, *where)
+
+    async def resource_groups_for(
+        self, principal: Principal, *, domain_name: str | None = None, project_id: UUID | None = None
+    ) -> list[model.ResourceGroup]:
+        """Those in which the domain or the project may have sessions."""
+        domain_name = domain_name or principal.domain_name
+
+        def op(conn: sa.Connection) -> list[model.ResourceGroup]:
+            names = store.groups_allowed(conn, domain_name, project_id)
+            return store.resource_groups.find(conn, t.resource_groups.c.name.in_(names))
+
+        return await self._database.read(op)
+
+    async def resource_group_names(
+        self, *, domain_name: str | None = None, project_id: UUID | None = None
+    ) -> list[str]:
+        return await self._database.read(lambda conn: store.groups_allowed(conn, domain_name, project_id))
+
+    async def presets(self, name: str | None = None) -> list[model.Preset]:
+        return await self._find(
+            store.presets, *([t.resource_presets.c.name == name] if name is not None else [])
+        )
+
+    async def projects_of(self, user_ids: Sequence[UUID]) -> dict[UUID, list[tuple[UUID, str]]]:
+        return await self._database.read(lambda conn: store.projects_of(conn, user_ids))
+
+    # -- writing -------------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _only_all(principal: Principal, action: Action) -> None:
+        if reach(principal, action) is not Reach.ALL:
+            raise Forbidden("only superadministrators may do this")
+
+    async def _write(self, op: Callable[[sa.Connection, datetime], V]) -> V:
+        """One transaction; afterwards whatever is remembered of identities is looked up anew."""
+        now = self._clock.now()
+        try:
+            return await self._database.run(lambda conn: op(conn, now))
+        except UniqueViolation as exc:
+            raise Conflict(
+                "one of that name exists already", hint="Choose another name.", constraint=exc.constraint
+            ) from exc
+        finally:
+            self._identity.forget()
+
+    @staticmethod
+    def _refer(conn: sa.Connection, values: Given) -> None:
+        """Foreign names exist. Raises InvalidInput."""
+        tables = {
+            "domain_name": t.domains.c.name,
+            "resource_group": t.resource_groups.c.name,
+        }
+        for column, key in tables.items():
+            if column in values and conn.execute(sa.select(key).where(key == values[column])).first() is None:
+                raise InvalidInput(f"no {column.replace('_', ' ')} {values[column]!r}", field=column)
+
+    @staticmethod
+    def _policy_exists(conn: sa.Connection, table: sa.Table, values: Given) -> None:
+        name = values.get("policy_name")
+        if (
+            name is not None
+            and conn.execute(sa.select(table.c.name).where(table.c.name == name)).first() is None
+        ):
+            raise InvalidInput(f"no resource policy {name!r}", field="resource_policy")
+
+    async def _insert_named(self, table: sa.Table, name: str, values: dict[str, Any]) -> None:
+        policy.check_name(name)
+        await self._write(
+            lambda conn, now: conn.execute(
+                sa.insert(table).values(name=name, created_at=now, **values)
+            ).close()
+        )
+
+    async def _update_named(self, table: sa.Table, name: str, values: dict[str, Any], what: str) -> None:
+        def op(conn: sa.Connection, now: datetime) -> None:
+            known = conn.execute(sa.select(table.c.name).where(table.c.name == name)).first()
+            if known is None:
+                raise NotFound(f"no {what} {name[:64]!r}")
+            stamped = {**values, "modified_at": now} if "modified_at" in table.c and values else values
+            if stamped:
+                update_row(conn, table, {"name": name}, stamped)
+
+        await self._write(op)
+
+    async def _delete_named(
+        self, table: sa.Table, name: str, what: str, used: Mapping[str, sa.Column[Any]]
+    ) -> None:
+        def op(conn: sa.Connection, _now: datetime) -> None:
+            for users, column in used.items():
+                number = store.count(conn, column.table, column == name)
+                if number:
+                    raise Conflict(
+                        f"the {what} {name!r} is used by {number} {users}", hint="Change these first."
+                    )
+            if conn.execute(sa.delete(table).where(table.c.name == name)).rowcount == 0:
+                raise NotFound(f"no {what} {name[:64]!r}")
+
+        await self._write(op)
+
+    # Domains.
+
+    async def create_domain(self, principal: Principal, name: str, given: Given) -> None:
+        self._only_all(principal, Action.DOMAIN_WRITE)
+        await self._insert_named(t.domains, name, policy.changes(policy.DOMAIN, given))
+
+    async def modify_domain(self, principal: Principal, name: str, given: Given) -> None:
+        self._only_all(principal, Action.DOMAIN_WRITE)
+        renamed = given.get("name")
+        if renamed not in (None, name):
+            raise InvalidInput("a domain keeps its name", hint="Make another domain.", field="name")
+        await self._update_named(t.domains, name, policy.changes(policy.DOMAIN, given), "domain")
+
+    async def delete_domain(self, principal: Principal, name: str) -> None:
+        """Closes it: what it has stays."""
+        self._only_all(principal, Action.DOMAIN_WRITE)
+        await self._update_named(t.domains, name, {"is_active": False}, "domain")
+
+    async def purge_domain(self, principal: Principal, name: str) -> None:
+        self._only_all(principal, Action.DOMAIN_WRITE)
+
+        def op(conn: sa.Connection, _now: datetime) -> None:
+            for what, table in (("users", t.users), ("projects", t.projects)):
+                number = store.count(conn, table, table.c.domain_name == name)
+                if number:
+                    raise Conflict(
+                        f"the domain {name!r} still has {number} {what}", hint=f"Purge its {what} first."
+                    )
+            if conn.execute(sa.delete(t.domains).where(t.domains.c.name == name)).rowcount == 0:
+                raise NotFound(f"no domain {name[:64]!r}")
+
+        await self._write(op)
+
+    # Projects.
+
+    def _may_write_project(self, principal: Principal, domain_name: str) -> None:
+        if not may(principal, Action.PROJECT_WRITE, domain_name=domain_name):
+            raise Forbidden("only administrators of its domain may change a project")
+
+    async def create_project(self, principal: Principal, name: str, given: Given) -> UUID:
+        domain_name = str(given.get("domain_name") or principal.domain_name)
+        self._may_write_project(principal, domain_name)
+        values = policy.changes(policy.PROJECT, {**given, "name": name}) | {"domain_name": domain_name}
+        project_id = new_uuid(self._rng)
+
+        def op(conn: sa.Connection, now: datetime) -> None:
+            self._refer(conn, values)
+            self._policy_exists(conn, t.project_policies, values)
+            conn.execute(sa.insert(t.projects).values(id=project_id, created_at=now, **values))
+
+        await self._write(op)
+        return project_id
+
+    def _project(self, conn: sa.Connection, principal: Principal, project_id: UUID) -> model.Project:
+        found = store.projects.one(conn, *store.visible_projects(principal), t.projects.c.id == project_id)
+        if found is None:
+            raise NotFound(f"no project {project_id}")
+        self._may_write_project(principal, found.domain_name)
+        return found
+
+    async def modify_project(self, principal: Principal, project_id: UUID, given: Given) -> None:
+        """`user_update_mode` "add" or "remove" with `user_uuids` changes its members."""
+        if reach(principal, Action.PROJECT_WRITE) is Reach.NOTHING:
+            raise Forbidden("only administrators may change a project")
+        values = policy.changes(policy.PROJECT, given)
+        mode, members = given.get("user_update_mode"), list(given.get("user_uuids") or ())
+        if mode not in (None, "add", "remove"):
+            raise InvalidInput("user_update_mode is add or remove", field="user_update_mode")
+        try:
+            member_ids = [UUID(str(one)) for one in members]
+        except ValueError:
+            raise InvalidInput("user_uuids is a list of user ids", field="user_uuids") from None
+
+        def op(conn: sa.Connection, now: datetime) -> None:
+            project = self._project(conn, principal, project_id)
+            self._policy_exists(conn, t.project_policies, values)
+            if values:
+                update_row(conn, t.projects, {"id": project_id}, {**values, "modified_at": now})
+            if mode == "add":
+                self._join(conn, project, member_ids)
+            elif mode == "remove":
+                conn.execute(
+                    sa.delete(t.project_members).where(
+                        t.project_members.c.project_id == project_id,
+                        t.project_members.c.user_id.in_(member_ids),
+                    )
+                )
+
+        await self._write(op)
+
+    @staticmethod
+    def _join(conn: sa.Connection, project: model.Project, member_ids: list[UUID]) -> None:
+        known = set(
+            conn.execute(
+                sa.select(t.users.c.id).where(
+                    t.users.c.id.in_(member_ids), t.users.c.domain_name == project.domain_name
+                )
+            ).scalars()
+        )
+        unknown = [str(one) for one in member_ids if one not in known]
+        if unknown:
+            raise InvalidInput(
+                f"no users of the domain {project.domain_name!r}: {', '.join(unknown)}", field="user_uuids"
+            )
+        there = set(
+            conn.execute(
+                sa.select(t.project_members.c.user_id).where(t.project_members.c.project_id == project.id)
+            ).scalars()
+        )
+        rows = [{"project_id": project.id, "user_id": one} for one in known - there]
+        if rows:
+            conn.execute(sa.insert(t.project_members), rows)
+
+    async def delete_project(self, principal: Principal, project_id: UUID) -> None:
+        """Closes it: what it has stays."""
+        await self.modify_project(principal, project_id, {"is_active": False})
+
+    async def purge_project(self, principal: Principal, project_id: UUID) -> None:
+        if reach(principal, Action.PROJECT_WRITE) is Reach.NOTHING:
+            raise Forbidden("only administrators may purge a project")
+
+        def op(conn: sa.Connection, _now: datetime) -> None:
+            self._project(conn, principal, project_id)
+            theirs = t.sessions.c.project_id == project_id
+            if store.live_sessions(conn, theirs):
+                raise Conflict("the project has live sessions", hint=LIVE)
+            store.purge_sessions(conn, theirs)
+            conn.execute(
+                sa.delete(t.dotfiles).where(
+                    t.dotfiles.c.scope == "project", t.dotfiles.c.owner == str(project_id)
+                )
+            )
+            conn.execute(sa.delete(t.projects).where(t.projects.c.id == project_id))
+
+        await self._write(op)
+
+    # Users.
+
+    async def create_user(self, principal: Principal, email: str, given: Given) -> model.Account:
+        """With its first keypair. Raises InvalidInput, or Conflict for a taken e-mail or name."""
+        self._only_all(principal, Action.USER_WRITE)
+        values = policy.changes(
+            policy.USER, {k: v for k, v in given.items() if k not in ("username", "role")}
+        )
+        if given.get("is_active") is False:
+            values["status"] = "inactive"
+        role = policy.changes(policy.USER, {"role": given.get("role") or "user"})["role"]
+        try:
+            project_ids = tuple(ProjectId(UUID(str(one))) for one in given.get("group_ids") or ())
+        except ValueError:
+            raise InvalidInput("group_ids is a list of project ids", field="group_ids") from None
+        draft = UserDraft(
+            email=email,
+            username=str(given.get("username") or email.partition("@")[0]),
+            password=str(given.get("password") or ""),
+            role=Role(role),
+            domain_name=str(given.get("domain_name") or "default"),
+            project_ids=project_ids,
+        )
+        await self._database.read(lambda conn: self._policy_exists(conn, t.user_policies, values))
+        await self._identity.create_user(draft)
+
+        def op(conn: sa.Connection, _now: datetime) -> None:
+            if values:
+                update_row(conn, t.users, {"email": email}, values)
+
+        await self._write(op)
+        made = await self.user(principal, email=email)
+        assert made is not None, "it was just made"
+        return made
+
+    async def modify_user(self, principal: Principal, email: str, given: Given) -> model.Account:
+        self._only_all(principal, Action.USER_WRITE)
+        values = policy.changes(policy.USER, given)
+        if (active := given.get("is_active")) is not None and "status" not in values:
+            values["status"] = "active" if active else "inactive"
+        if given.get("domain_name") is not None:
+            values["domain_name"] = str(given["domain_name"])
+        if given.get("totp_activated") is False:
+            values |= {"totp_activated_at": None, "totp_key_sealed": None}
+        password = given.get("password")
+        if password:
+            refusal = check_password(str(password))
+            if refusal is not None:
+                raise refusal
+            values["password_hash"] = await self._identity.hash_password(str(password))
+        group_ids = given.get("group_ids")
+
+        def op(conn: sa.Connection, now: datetime) -> None:
+            user = store.users.one(conn, t.users.c.email == email)
+            if user is None:
+                raise UserNotFound(f"no user {email[:254]!r}")
+            self._refer(conn, values)
+            self._policy_exists(conn, t.user_policies, values)
+            main = values.get("main_access_key")
+            if main is not None and not store.count(
+                conn, t.keypairs, sa.and_(t.keypairs.c.access_key == main, t.keypairs.c.user_id == user.id)
+            ):
+                raise InvalidInput("that access key is not the user's", field="main_access_key")
+            stamped = {**values, "modified_at": now}
+            if password:
+                stamped["password_changed_at"] = now
+            update_row(conn, t.users, {"id": user.id}, stamped)
+            if "role" in values:
+                admin = values["role"] in (Role.SUPERADMIN, Role.ADMIN)
+                update_row(conn, t.keypairs, {"user_id": user.id}, {"is_admin": admin})
+            if group_ids is not None:
+                self._move(conn, user, values.get("domain_name", user.domain_name), group_ids)
+
+        await self._write(op)
+        changed = await self.user(principal, email=email)
+        assert changed is not None, "it is there"
+        return changed
+
+    def _move(
+        self, conn: sa.Connection, user: model.Account, domain_name: str, group_ids: Sequence[Any]
+    ) -> None:
+        """Makes the user a member of these projects and of no others."""
+        conn.execute(sa.delete(t.project_members).where(t.project_members.c.user_id == user.id))
+        for one in group_ids:
+            try:
+                project_id = UUID(str(one))
+            except ValueError:
+                raise InvalidInput("group_ids is a list of project ids", field="group_ids") from None
+            project = store.projects.one(
+                conn, t.projects.c.id == project_id, t.projects.c.domain_name == domain_name
+            )
+            if project is None:
+                raise InvalidInput(
+                    f"no project {project_id} in the domain {domain_name!r}", field="group_ids"
+                )
+            conn.execute(sa.insert(t.project_members).values(project_id=project_id, user_id=user.id))
+
+    async def delete_user(self, principal: Principal, email: str) -> None:
+        """From now on it can't log in, and its keypairs authenticate nobody; its data stays."""
+        self._only_all(principal, Action.USER_WRITE)
+
+        def op(conn: sa.Connection, now: datetime) -> None:
+            user = self._other(conn, principal, email)
+            update_row(conn, t.users, {"id": user.id}, {"status": "deleted", "modified_at": now})
+            update_row(conn, t.keypairs, {"user_id": user.id}, {"is_active": False, "modified_at": now})
+
+        await self._write(op)
+
+    @staticmethod
+    def _other(conn: sa.Connection, principal: Principal, email: str) -> model.Account:
+        user = store.users.one(conn, t.users.c.email == email)
+        if user is None:
+            raise UserNotFound(f"no user {email[:254]!r}")
+        if user.id == principal.user_id:
+            raise InvalidInput("you can't remove yourself", hint="Let another administrator do it.")
+        return user
+
+    async def purge_user(self, principal: Principal, email: str) -> None:
+        self._only_all(principal, Action.USER_WRITE)
+
+        def op(conn: sa.Connection, _now: datetime) -> None:
+            user = self._other(conn, principal, email)
+            theirs = t.sessions.c.user_id == user.id
+            if store.live_sessions(conn, theirs):
+                raise Conflict(f"the user {email!r} has live sessions", hint=LIVE)
+            store.purge_sessions(conn, theirs)
+            keys = sa.select(t.keypairs.c.access_key).where(t.keypairs.c.user_id == user.id)
+            conn.execute(
+                sa.delete(t.dotfiles).where(t.dotfiles.c.scope == "user", t.dotfiles.c.owner.in_(keys))
+            )
+            conn.execute(sa.delete(t.users).where(t.users.c.id == user.id))
+
+        await self._write(op)
+
+    # Keypairs.
+
+    async def create_keypair(self, principal: Principal, email: str, given: Given) -> tuple[str, str]:
+        """Returns the access key and the secret key."""
+        self._only_all(principal, Action.KEYPAIR_WRITE)
+        values = policy.changes(policy.KEYPAIR, given)
+        values.setdefault("rate_limit", 10_000)
+        values.setdefault("policy_name", "default")
+        access_key, secret_key, sealed = self._identity.new_keypair()
+
+        def op(conn: sa.Connection, now: datetime) -> None:
+            user = store.users.one(conn, t.users.c.email == email)
+            if user is None:
+                raise UserNotFound(f"no user {email[:254]!r}")
+            self._policy_exists(conn, t.keypair_policies, values)
+            conn.execute(
+                sa.insert(t.keypairs).values(
+                    access_key=access_key, secret_key_sealed=sealed, user_id=user.id, created_at=now, **values
+                )
+            )
+
+        await self._write(op)
+        return access_key, secret_key
+
+    async def modify_keypair(self, principal: Principal, access_key: str, given: Given) -> None:
+        self._only_all(principal, Action.KEYPAIR_WRITE)
+        values = policy.changes(policy.KEYPAIR, given)
+
+        def op(conn: sa.Connection, now: datetime) -> None:
+            self._policy_exists(conn, t.keypair_policies, values)
+            if update_row(conn, t.keypairs, {"access_key": access_key}, {**values, "modified_at": now}) == 0:
+                raise NotFound(f"no keypair {access_key[:20]!r}")
+
+        await self._write(op)
+
+    async def delete_keypair(self, principal: Principal, access_key: str) -> None:
+        self._only_all(principal, Action.KEYPAIR_WRITE)
+        if access_key == principal.access_key:
+            raise InvalidInput("you can't remove the keypair that you use")
+
+        def op(conn: sa.Connection, _now: datetime) -> None:
+            if store.live_sessions(conn, t.sessions.c.access_key == access_key):
+                raise Conflict(f"the keypair {access_key!r} has live sessions", hint=LIVE)
+            conn.execute(
+                sa.delete(t.dotfiles).where(t.dotfiles.c.scope == "user", t.dotfiles.c.owner == access_key)
+            )
+            if conn.execute(sa.delete(t.keypairs).where(t.keypairs.c.access_key == access_key)).rowcount == 0:
+                raise NotFound(f"no keypair {access_key[:20]!r}")
+
+        await self._write(op)
+
+    # Policies.
+
+    async def create_policy(self, principal: Principal, kind: str, name: str, given: Given) -> None:
+        """`kind`: keypair, user or project."""
+        self._only_all(principal, Action.POLICY_WRITE)
+        table, rules, _ = _POLICIES[kind]
+        values = policy.changes(rules, given)
+        if kind == "keypair":
+            values.setdefault("max_concurrent_sessions", 30)
+            values.setdefault("max_containers_per_session", 1)
+        await self._insert_named(table, name, values)
+
+    async def modify_policy(self, principal: Principal, kind: str, name: str, given: Given) -> None:
+        self._only_all(principal, Action.POLICY_WRITE)
+        table, rules, _ = _POLICIES[kind]
+        await self._update_named(table, name, policy.changes(rules, given), "resource policy")
+
+    async def delete_policy(self, principal: Principal, kind: str, name: str) -> None:
+        self._only_all(principal, Action.POLICY_WRITE)
+        table, _, used = _POLICIES[kind]
+        await self._delete_named(table, name, "resource policy", used)
+
+    # Resource groups.
+
+    async def create_resource_group(self, principal: Principal, name: str, given: Given) -> None:
+        self._only_all(principal, Action.RESOURCE_GROUP_WRITE)
+        await self._insert_named(t.resource_groups, name, policy.changes(policy.RESOURCE_GROUP, given))
+
+    async def modify_resource_group(self, principal: Principal, name: str, given: Given) -> None:
+        self._only_all(principal, Action.RESOURCE_GROUP_WRITE)
+        values = policy.changes(policy.RESOURCE_GROUP, given)
+        await self._update_named(t.resource_groups, name, values, "resource group")
+        self._wake()
+
+    async def delete_resource_group(self, principal: Principal, name: str) -> None:
+        self._only_all(principal, Action.RESOURCE_GROUP_WRITE)
+        used = {"agents": t.agents.c.resource_group}
+        await self._delete_named(t.resource_groups, name, "resource group", used)
+
+    async def associate(self, principal: Principal, name: str, *, add: bool, **who: Any) -> None:
+        """Lets a domain (`domain_name`), a project (`project_id`) or a keypair (`access_key`) use a resource group, or no more."""
+        self._only_all(principal, Action.RESOURCE_GROUP_WRITE)
+        ((column, value),) = who.items()
+        table = _ASSOCIATIONS[column]
+        target = {
+            "domain_name": t.domains.c.name,
+            "project_id": t.projects.c.id,
+            "access_key": t.keypairs.c.access_key,
+        }[column]
+
+        def op(conn: sa.Connection, _now: datetime) -> None:
+            self._refer(conn, {"resource_group": name})
+            if conn.execute(sa.select(target).where(target == value)).first() is None:
+                raise NotFound(f"no {column.partition('_')[0]} {value}")
+            conn.execute(sa.delete(table).where(table.c.resource_group == name, table.c[column] == value))
+            if add:
+                conn.execute(sa.insert(table).values({"resource_group": name, column: value}))
+
+        await self._write(op)
+
+    async def disassociate_all(self, principal: Principal, **who: Any) -> None:
+        self._only_all(principal, Action.RESOURCE_GROUP_WRITE)
+        ((column, value),) = who.items()
+        table = _ASSOCIATIONS[column]
+        await self._write(
+            lambda conn, _now: conn.execute(sa.delete(table).where(table.c[column] == value)).close()
+        )
+
+    # Presets and agents.
+
+    async def create_preset(self, principal: Principal, name: str, given: Given) -> None:
+        self._only_all(principal, Action.PRESET_WRITE)
+        policy.check_name(name)
+        values = policy.changes(policy.PRESET, given)
+        if "resource_slots" not in values:
+            raise InvalidInput("a preset needs resource_slots", field="resource_slots")
+        row = {
+            "id": new_uuid(self._rng),
+            "name": name,
+            "resource_group": str(given.get("scaling_group_name") or ""),
+        }
+        await self._write(
+            lambda conn, _now: conn.execute(sa.insert(t.resource_presets).values(**row, **values)).close()
+        )
+
+    async def modify_preset(self, principal: Principal, name: str, given: Given) -> None:
+        self._only_all(principal, Action.PRESET_WRITE)
+        await self._update_named(
+            t.resource_presets, name, policy.changes(policy.PRESET, given), "resource preset"
+        )
+
+    async def delete_preset(self, principal: Principal, name: str) -> None:
+        self._only_all(principal, Action.PRESET_WRITE)
+        await self._delete_named(t.resource_presets, name, "resource preset", {})
+
+    async def modify_agent(self, principal: Principal, agent_id: str, given: Given) -> None:
+        """`schedulable`, `scaling_group`."""
+        self._only_all(principal, Action.AGENT_WRITE)
+        values = policy.changes(policy.AGENT, given)
+
+        def op(conn: sa.Connection, _now: datetime) -> None:
+            self._refer(conn, values)
+            if store.count(conn, t.agents, t.agents.c.id == agent_id) == 0:
+                raise NotFound(f"no agent {agent_id[:64]!r}")
+            if values:
+                update_row(conn, t.agents, {"id": agent_id}, values)
+
+        await self._write(op)
+        self._wake()
+
+
+_POLICIES: Mapping[str, tuple[sa.Table, Mapping[str, policy.Rule], Mapping[str, sa.Column[Any]]]] = {
+    "keypair": (t.keypair_policies, policy.KEYPAIR_POLICY, {"keypairs": t.keypairs.c.policy_name}),
+    "user": (t.user_policies, policy.USER_POLICY, {"users": t.users.c.policy_name}),
+    "project": (t.project_policies, policy.PROJECT_POLICY, {"projects": t.projects.c.policy_name}),
+}
+_ASSOCIATIONS: Mapping[str, sa.Table] = {
+    "domain_name": t.resource_group_domains,
+    "project_id": t.resource_group_projects,
+    "access_key": t.resource_group_keypairs,
+}

@@ -1,0 +1,90 @@
+"""Batch sessions: a command that runs by itself, once, and what came of it."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import Cluster
+from .test_crash import kill_cluster
+
+PATIENCE_S = 60
+
+
+def until(look: Callable[[], Any]) -> Any:
+    """The first answer that is one."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (found := look()):
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.1)
+    return found
+
+
+def batch(cluster: Cluster, name: str, command: str, *more: str, **options: Any) -> Any:
+    words = ("--enqueue-only", "--type", "batch", "--startup-command", command, "-t", name, *more)
+    return cluster.json("session", "create", "python", *words, **options)
+
+
+def listed(cluster: Cluster, session_id: str) -> dict[str, Any]:
+    items = cluster.json("ps", "--all")["items"]
+    return next(item for item in items if item["id"] == session_id)  # type: ignore[no-any-return]
+
+
+def ended(cluster: Cluster, session_id: str) -> dict[str, Any]:
+    def look() -> dict[str, Any] | None:
+        found = listed(cluster, session_id)
+        return found if found["status"] in ("TERMINATED", "CANCELLED") else None
+
+    return until(look)  # type: ignore[no-any-return]
+
+
+def outcome(cluster: Cluster, session_id: str) -> tuple[str, str, str, int | None]:
+    found = ended(cluster, session_id)
+    return found["status"], found["reason"], found["result"], found["exitCode"]
+
+
+def test_success_and_failure_are_told_and_logs_kept(sandbox_cluster: Cluster) -> None:
+    good = batch(sandbox_cluster, "good-one", "echo said $((6*7)); exit 0")["sessionId"]
+    bad = batch(sandbox_cluster, "bad-one", "echo oh no >&2; exit 3")["sessionId"]
+    assert outcome(sandbox_cluster, good) == ("TERMINATED", "task-finished", "success", 0)
+    assert outcome(sandbox_cluster, bad) == ("TERMINATED", "task-finished", "failure", 3)
+    assert "said 42" in sandbox_cluster.cli("session", "logs", good).stdout
+    assert "oh no" in sandbox_cluster.cli("session", "logs", bad).stdout
+
+
+def test_a_command_over_its_limit_is_ended(sandbox_cluster: Cluster) -> None:
+    made = batch(sandbox_cluster, "too-long", "echo begun; sleep 600", "--timeout", "2s")
+    assert outcome(sandbox_cluster, made["sessionId"])[:3] == ("TERMINATED", "task-timeout", "failure")
+
+
+def test_without_a_command_it_is_refused(sandbox_cluster: Cluster) -> None:
+    done = sandbox_cluster.cli("session", "create", "python", "--type", "batch", check=False)
+    assert done.returncode != 0 and "command" in done.stderr
+
+
+def test_a_killed_cluster_runs_nothing_twice(tmp_path: Path) -> None:
+    cluster = Cluster(home=tmp_path / "home", backend="sandbox")
+    cluster.up()
+    try:
+        script = "echo begun at $(date +%s%N); sleep 6; echo all done"
+        made = batch(cluster, "survivor", script)["sessionId"]
+        until(lambda: "begun" in cluster.cli("session", "logs", made, check=False).stdout)
+        kill_cluster(cluster)
+        cluster.up()
+        assert outcome(cluster, made) == ("TERMINATED", "task-finished", "success", 0)
+        # It ends while nobody listens, and its end is told to the next.
+        quick = batch(cluster, "unheard", "echo begun at $(date +%s%N); sleep 2; echo all done; exit 4")[
+            "sessionId"
+        ]
+        until(lambda: "begun" in cluster.cli("session", "logs", quick, check=False).stdout)
+        kill_cluster(cluster)
+        time.sleep(4)
+        cluster.up()
+        assert outcome(cluster, quick) == ("TERMINATED", "task-finished", "failure", 4)
+        for one in (made, quick):
+            logs = cluster.cli("session", "logs", one).stdout
+            assert logs.count("begun at") == 1 and logs.count("all done") == 1, logs
+    finally:
+        cluster.down()
