@@ -38,6 +38,7 @@ class SessionRow:
     has_deadline: bool
     reason: str
     result: str = "undefined"
+    single_node: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,8 @@ class Rows:
     sessions: tuple[SessionRow, ...]
     kernels: tuple[KernelRow, ...]
     capacities: Mapping[str, Mapping[str, int]]
+    dependencies: tuple[tuple[str, str], ...] = ()
+    """Pairs: this session starts only after the success of that one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +106,8 @@ class Checkers:
         self.checks += 1
         self._add(capacity_violations(rows))
         self._add(name_violations(rows))
+        self._add(dependency_violations(rows))
+        self._add(gang_violations(rows))
         self._add(self._history_violations(rows))
         self._heal(now_s)
 
@@ -207,6 +212,35 @@ def name_violations(rows: Rows) -> list[str]:
         other = live.setdefault((session.access_key, session.name), session.id)
         if other != session.id:
             found.append(f"two live sessions named {session.name}: {short(other)}, {short(session.id)}")
+    return found
+
+
+def dependency_violations(rows: Rows) -> list[str]:
+    """Nothing starts before all that it depends on have ended with success."""
+    known = {session.id: session for session in rows.sessions}
+    found = []
+    for session_id, needed_id in rows.dependencies:
+        session, needed = known[session_id], known[needed_id]
+        ended_well = needed.status in TERMINAL and needed.result == "success"
+        if session.status not in (WAITING, "CANCELLED") and not ended_well:
+            found.append(
+                f"session {short(session_id)} is {session.status}, but {short(needed_id)} is {needed.status} ({needed.result})"
+            )
+    return found
+
+
+def gang_violations(rows: Rows) -> list[str]:
+    """The kernels of a session are placed all or none, and on one node where that is asked for."""
+    places: dict[str, set[str | None]] = {}
+    for kernel in rows.kernels:
+        places.setdefault(kernel.session_id, set()).add(kernel.agent_id)
+    found = []
+    for session in rows.sessions:
+        at = places.get(session.id, set())
+        if None in at and len(at) > 1:
+            found.append(f"session {short(session.id)} is placed in part")
+        elif session.single_node and len(at) > 1:
+            found.append(f"session {short(session.id)} of one node is on {len(at)}")
     return found
 
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 import sqlalchemy as sa
 
 from ai.backend.manager.db.database import Database
-from ai.backend.manager.db.schema import agents, kernels, sessions
+from ai.backend.manager.db.schema import agents, kernels, session_dependencies, sessions
 
 from .checkers import KernelRow, Rows, SessionRow
 
@@ -28,10 +28,12 @@ _SESSIONS = sa.select(
     sessions.c.deadline_at,
     sessions.c.reason,
     sessions.c.result,
+    sessions.c.cluster_mode,
 ).order_by(sessions.c.created_at, sessions.c.id)
 _KERNELS = sa.select(
     kernels.c.id, kernels.c.session_id, kernels.c.status, kernels.c.agent_id, kernels.c.requested_slots
 )
+_DEPENDENCIES = sa.select(session_dependencies.c.session_id, session_dependencies.c.depends_on)
 _AGENTS = sa.select(agents.c.id, agents.c.capacity)
 
 
@@ -52,6 +54,7 @@ def rows_of(conn: sa.Connection) -> Rows:
                 has_deadline=row.deadline_at is not None,
                 reason=row.reason,
                 result=row.result,
+                single_node=row.cluster_mode == "single-node",
             )
             for row in conn.execute(_SESSIONS)
         ),
@@ -65,6 +68,7 @@ def rows_of(conn: sa.Connection) -> Rows:
             )
             for row in conn.execute(_KERNELS)
         ),
+        dependencies=tuple((str(row.session_id), str(row.depends_on)) for row in conn.execute(_DEPENDENCIES)),
         capacities={row.id: row.capacity for row in conn.execute(_AGENTS)},
     )
 

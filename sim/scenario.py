@@ -169,7 +169,7 @@ def seed_rows(conn: sa.Connection, rng: Random) -> list[Principal]:
     """An installation without a bootstrap: the least that sessions need. Returns the users."""
     schema.metadata.create_all(conn)
     project_id = new_uuid(rng)
-    limits = {"max_concurrent_sessions": 20, "max_containers_per_session": 1}
+    limits = {"max_concurrent_sessions": 20, "max_containers_per_session": 3}
     for table, row in (
         (schema.domains, {"name": "default"}),
         (schema.resource_groups, {"name": "default"}),

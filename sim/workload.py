@@ -86,6 +86,8 @@ async def create(world: World, rng: Random, principal: Principal, who: str, name
     draft = SessionDraft(
         name=name,
         image="python",
+        cluster_size=rng.choice((1, 1, 1, 1, 2, 3)),
+        cluster_mode=rng.choice(("single-node", "multi-node")),
         resources={"cpu": rng.choice(("0.5", "1", "2", "4")), "mem": rng.choice(("256m", "1g", "4g"))},
         enqueue_only=rng.random() < 0.5,
         reuse=rng.random() < 0.7,
@@ -101,7 +103,7 @@ async def create(world: World, rng: Random, principal: Principal, who: str, name
 
 
 async def create_batch(world: World, rng: Random, principal: Principal, who: str, name: str) -> None:
-    """A command of some seconds that ends well or badly."""
+    """A command of some seconds that ends well or badly, at some time and after some others."""
     script = f"sleep {rng.choice(('0.1', '3', '15', '60'))}; exit {rng.choice((0, 0, 0, 1))}"
     draft = SessionDraft(
         name=name,
@@ -109,7 +111,10 @@ async def create_batch(world: World, rng: Random, principal: Principal, who: str
         session_type=SessionType.BATCH,
         startup_command=script,
         batch_timeout=rng.choice((None, None, 10, 30)),
+        starts_at=rng.choice((None, None, "5s", "20s")),
+        dependencies=tuple(other for other in NAMES if other != name and rng.random() < 0.15),
         resources={"cpu": rng.choice(("0.5", "1")), "mem": "256m"},
+        cluster_size=rng.choice((1, 1, 1, 2)),
         enqueue_only=rng.random() < 0.7,
         reuse=rng.random() < 0.7,
     )

@@ -135,3 +135,33 @@ def test_fingerprints_cover_all_lines() -> None:
         second.tell(number, "x" if number != 3 else "y")
     assert first.lines() == second.lines()
     assert first.fingerprint != second.fingerprint
+
+
+def test_a_batch_session_has_one_result_and_keeps_it() -> None:
+    done = replace(SESSION, status="TERMINATED", reason="task-finished", result="success", version=2)
+    assert fed(rows(SESSION), rows(done)) == []
+    assert "without a result" in fed(rows(replace(done, result="undefined")))[0]
+    assert "success became failure" in fed(rows(done), rows(replace(done, result="failure")))[0]
+
+
+def test_nothing_starts_before_what_it_depends_on() -> None:
+    needed = replace(SESSION, id="s2", name="first")
+    for needed_is, session_is, sound in (
+        (replace(needed, status="TERMINATED", result="success"), SESSION, True),
+        (needed, SESSION, False),
+        (replace(needed, status="TERMINATED", result="failure"), SESSION, False),
+        (needed, replace(SESSION, status="PENDING", has_deadline=True, reason="waits"), True),
+        (replace(needed, status="CANCELLED"), replace(SESSION, status="CANCELLED"), True),
+    ):
+        both = replace(rows(session_is, needed_is), dependencies=(("s1", "s2"),))
+        assert (fed(both) == []) is sound
+
+
+def test_a_gang_is_placed_whole() -> None:
+    def at(*agents: str | None, **more: bool) -> list[str]:
+        kernels = tuple(replace(KERNEL, id=f"k{n}", agent_id=one, slots={}) for n, one in enumerate(agents))
+        return fed(rows(replace(SESSION, **more), kernels=kernels))  # type: ignore[arg-type]
+
+    assert "in part" in at("i-1", None)[0]
+    assert "of one node is on 2" in at("i-1", "i-2")[0]
+    assert at("i-1", "i-1") == [] and at("i-1", "i-2", single_node=False) == []

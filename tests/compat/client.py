@@ -71,7 +71,11 @@ class Client:
     ) -> Result:
         """Runs the command line. Without `input` it reads an empty file and never waits for a person."""
         return self._run(
-            [*self.command, *args], f"backend.ai {shlex.join(args)}", input, env or {}, timeout_s
+            [*self.command, *args],
+            f"{Path(self.command[0]).name} {shlex.join(args)}",
+            input,
+            env or {},
+            timeout_s,
         )
 
     def json(self, *args: str) -> Any:

@@ -175,13 +175,13 @@ def test_restart(js: JsClient) -> None:
     assert console(js(script, name=name, resources=RESOURCES)) == "False\n"
 
 
-def test_no_reuse(js: JsClient, session: str) -> None:
+def test_reuse(js: JsClient, session: str) -> None:
     script = """
     await client.get_manager_version();
-    return refused(() => client.createIfNotExists('python', name, {...resources, reuseIfExists: false}, 30000));
+    return client.createIfNotExists('python', name, {...resources, reuseIfExists: true}, 30000);
     """
     told = js(script, name=session, resources=RESOURCES)
-    assert told["statusCode"] == 400
+    assert told["created"] is False and told["sessionName"] == session and told["status"] == "RUNNING"
 
 
 def test_a_session_that_is_not_there(js: JsClient) -> None:

@@ -1,15 +1,18 @@
 """The manager alone, on SQLite and PostgreSQL, with an agent that is played by the test over the real bus protocol."""
 
 import asyncio
+import itertools
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
+import sqlalchemy as sa
 from msgspec import structs
 
 from ai.backend.common.bus import InProcessBus
@@ -27,6 +30,7 @@ from ai.backend.common.wire.rpc import AgentReport, DesiredKernel, ImageReport, 
 from ai.backend.manager.access.model import Principal
 from ai.backend.manager.assembly import Manager, build
 from ai.backend.manager.config import ManagerConfig
+from ai.backend.manager.db import schema
 from ai.backend.manager.db.database import Database
 from ai.backend.manager.db.migration import migrate
 from ai.backend.manager.db.opening import open_database
@@ -429,3 +433,131 @@ async def test_runs_are_counted_without_a_write_for_each(world: World) -> None:
     while sessions._queries:
         await asyncio.sleep(0.01)
     assert (await sessions.get(world.user, "mysess")).num_queries == 3
+
+
+async def test_a_batch_session_starts_at_its_time_and_says_so_before(world: World) -> None:
+    made = await world.manager.sessions.create(world.user, batch(starts_at="1s", enqueue_only=True))
+    ref, runs = str(made.session.id), world.manager.scheduling.loop
+    assert made.session.reason == "waits-for-time"
+    while not (waiting := await world.manager.sessions.get(world.user, ref)).reason_detail:
+        await asyncio.sleep(0.01)
+    assert waiting.status is SessionStatus.PENDING and "as was asked for" in waiting.reason_detail["message"]
+    before = runs.runs
+    while (started := await world.manager.sessions.get(world.user, ref)).status is not SessionStatus.RUNNING:
+        await asyncio.sleep(0.01)
+    ran_at = datetime.fromisoformat(started.status_history["SCHEDULED"])
+    assert made.session.starts_at is not None and ran_at >= made.session.starts_at
+    assert runs.runs - before < 10, "it is not polled for"
+
+
+async def test_a_chain_runs_in_order(world: World) -> None:
+    world.agent.task_exit = 0
+    sessions = world.manager.sessions
+    first = await sessions.create(world.user, batch("first-one", starts_at="0.3s", enqueue_only=True))
+    second = await sessions.create(
+        world.user, batch("second-one", dependencies=("first-one",), enqueue_only=True)
+    )
+    third = await sessions.create(
+        world.user, batch("third-one", dependencies=(str(second.session.id), "first-one"), enqueue_only=True)
+    )
+    graph = await sessions.dependency_graph(world.user, "third-one")
+    assert sorted(node.session.name for node in graph.depends_on) == ["first-one", "second-one"]
+    done = [await until_ended(world, str(made.session.id)) for made in (first, second, third)]
+    assert {(one.status.value, one.result) for one in done} == {("TERMINATED", "success")}
+    for before, after in itertools.pairwise(done):
+        assert before.terminated_at is not None
+        assert before.terminated_at <= datetime.fromisoformat(after.status_history["SCHEDULED"])
+
+
+async def test_a_failed_one_cancels_all_that_depend_on_it(world: World) -> None:
+    world.agent.task_exit = 1
+    sessions = world.manager.sessions
+    await sessions.create(world.user, batch("first-one", starts_at="0.2s", enqueue_only=True))
+    second = await sessions.create(
+        world.user, batch("second-one", dependencies=("first-one",), enqueue_only=True)
+    )
+    with pytest.raises(KernelCreationFailed, match="depends on that") as told:
+        await sessions.create(world.user, batch("third-one", dependencies=("second-one",)))
+    assert told.value.detail["reason"] == "dependency-failed"
+    ended = await until_ended(world, str(second.session.id))
+    assert (ended.status, ended.reason) == (SessionStatus.CANCELLED, "dependency-failed")
+
+
+async def test_only_what_one_may_see_can_be_depended_on(world: World) -> None:
+    theirs = await world.manager.sessions.create(world.admin, draft("admins"))
+    for ref in ("nobody", "admins", str(theirs.session.id)):
+        with pytest.raises(SessionNotFound):
+            await world.manager.sessions.create(world.user, batch(dependencies=(ref,)))
+    with pytest.raises(SessionNotFound):
+        await world.manager.sessions.create(
+            world.user, batch(dependencies=("mybatch",))
+        )  # not even on itself
+
+
+async def test_ending_one_and_all_that_wait_for_it(world: World) -> None:
+    sessions = world.manager.sessions
+    await sessions.create(world.user, batch("first-one"))
+    for name, needs in (
+        ("second-one", "first-one"),
+        ("third-one", "second-one"),
+        ("fourth-one", "third-one"),
+    ):
+        await sessions.create(world.user, batch(name, dependencies=(needs,), enqueue_only=True))
+    stats = await sessions.destroy_recursive(world.user, "second-one")
+    assert [one["status"] for one in stats] == ["cancelled"] * 3
+    ended = await sessions.get(world.user, "fourth-one", live_only=False)
+    assert (ended.status, ended.reason) == (SessionStatus.CANCELLED, "user-requested")
+    assert (await sessions.get(world.user, "first-one")).status is SessionStatus.RUNNING
+
+
+async def several_containers(world: World, most: int = 4) -> None:
+    change = sa.update(schema.keypair_policies).values(max_containers_per_session=most)
+    await world.manager.database.run(lambda conn: conn.execute(change))
+    world.manager.identity.forget()
+
+
+async def test_a_cluster_starts_and_ends_whole(world: World) -> None:
+    sessions = world.manager.sessions
+    with pytest.raises(QuotaExceeded):
+        await sessions.create(world.user, draft(cluster_size=3))
+    await several_containers(world)
+    made = await sessions.create(world.user, draft(cluster_size=3))
+    assert {kernel.status for kernel in made.session.kernels} == {SessionStatus.RUNNING}
+    told = {kernel.hostname: kernel for kernel in world.agent.syncs[-1].kernels}
+    assert set(told) == {"main1", "sub1", "sub2"}
+    assert told["sub2"].cluster_hosts == ("main1", "sub1", "sub2") and told["sub2"].cluster_idx == 2
+    waiting = await sessions.create(world.user, draft("second", cluster_size=2, enqueue_only=True))
+    while not (found := await sessions.get(world.user, "second")).reason:
+        await asyncio.sleep(0.01)
+    assert found.reason == "not-enough-free-slots" and "asked 2, free 1" in found.reason_detail["message"]
+    assert {kernel.agent_id for kernel in found.kernels} == {None}
+    await world.agent.end(made.session.kernels[2].id, "out-of-memory", 137)
+    ended = await until_ended(world, "mysess")
+    assert (ended.reason, {kernel.status for kernel in ended.kernels}) == (
+        "out-of-memory",
+        {SessionStatus.TERMINATED},
+    )
+    again = await sessions.create(world.user, draft("second", cluster_size=2))
+    assert again.session.id == waiting.session.id and again.session.status is SessionStatus.RUNNING
+
+
+async def test_a_clusters_command_waits_until_all_its_kernels_run(world: World) -> None:
+    await several_containers(world)
+    world.agent.task_exit = 0
+    made = await world.manager.sessions.create(world.user, batch(cluster_size=2))
+    ended = await until_ended(world, str(made.session.id))
+    assert (ended.result, ended.reason) == ("success", "task-finished")
+    given = [
+        {kernel.hostname: kernel.startup_command for kernel in sync.kernels} for sync in world.agent.syncs
+    ]
+    assert given[0] == {"main1": "", "sub1": ""}
+    assert {"main1": "true", "sub1": ""} in given and not any(one.get("sub1") for one in given)
+
+
+async def test_an_agent_that_was_chosen_is_taken(world: World) -> None:
+    sessions = world.manager.sessions
+    with pytest.raises(Forbidden) as told:
+        await sessions.create(world.user, draft(agent_list=("a1",)))
+    assert told.value.code == "access.insufficient-privilege"
+    made = await sessions.create(world.admin, draft(agent_list=("a1",)))
+    assert made.session.main.agent_id == "a1" and made.session.agent_list == ("a1",)

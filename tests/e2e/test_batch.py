@@ -1,11 +1,13 @@
 """Batch sessions: a command that runs by itself, once, and what came of it."""
 
+import json
+import threading
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from .conftest import Cluster
 from .test_crash import kill_cluster
@@ -62,6 +64,54 @@ def test_a_command_over_its_limit_is_ended(sandbox_cluster: Cluster) -> None:
 def test_without_a_command_it_is_refused(sandbox_cluster: Cluster) -> None:
     done = sandbox_cluster.cli("session", "create", "python", "--type", "batch", check=False)
     assert done.returncode != 0 and "command" in done.stderr
+
+
+def test_one_starts_at_its_time(sandbox_cluster: Cluster) -> None:
+    made = batch(sandbox_cluster, "later-one", "echo late", "--starts-at", "2s")["sessionId"]
+    waiting = until(lambda: (one := listed(sandbox_cluster, made))["message"] and one)
+    assert (waiting["status"], waiting["reason"]) == ("PENDING", "waits-for-time"), waiting
+    assert outcome(sandbox_cluster, made)[2] == "success"
+    history = sandbox_cluster.json("session", "status-history", made)["history"]
+    asked, began = (datetime.fromisoformat(history[word]) for word in ("PENDING", "SCHEDULED"))
+    assert began - asked >= timedelta(seconds=2)
+
+
+def test_a_chain_of_two_and_what_becomes_of_it_after_a_failure(sandbox_cluster: Cluster) -> None:
+    first = batch(sandbox_cluster, "chain-first", "sleep 2; touch done")["sessionId"]
+    second = batch(sandbox_cluster, "chain-second", "echo after", "--depends", "chain-first")["sessionId"]
+    graph = sandbox_cluster.json("session", "graph", "chain-second")
+    assert [node["session_id"] for node in graph["depends_on"]] == [first]
+    assert outcome(sandbox_cluster, second)[2] == "success"
+    assert ended(sandbox_cluster, first)["terminatedAt"] <= ended(sandbox_cluster, second)["terminatedAt"]
+    batch(sandbox_cluster, "chain-bad", "sleep 2; false")
+    lost = batch(sandbox_cluster, "chain-lost", "echo never", "--depends", "chain-bad")["sessionId"]
+    assert outcome(sandbox_cluster, lost)[:2] == ("CANCELLED", "dependency-failed")
+
+
+def test_a_callback_hears_of_every_event(sandbox_cluster: Cluster) -> None:
+    heard: list[dict[str, Any]] = []
+
+    class Hear(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hear) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/hook"
+        made = batch(sandbox_cluster, "told-one", "exit 3", "--callback-url", url)["sessionId"]
+        until(lambda: heard and heard[-1]["event"] == "terminated")
+        server.shutdown()
+    assert {(one["type"], one["session_id"]) for one in heard} == {("session_lifecycle", made)}
+    words = [one["event"] for one in heard]
+    assert [word for word in words if word not in ("preparing", "terminating")] == [
+        "enqueued", "scheduled", "started", "failure", "terminated",
+    ]  # fmt: skip
+    assert all(datetime.fromisoformat(one["when"]).tzinfo for one in heard)
 
 
 def test_a_killed_cluster_runs_nothing_twice(tmp_path: Path) -> None:

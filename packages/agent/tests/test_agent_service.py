@@ -14,6 +14,7 @@ import pytest
 from ai.backend.agent.config import AgentConfig
 from ai.backend.agent.container.errors import BackendUnavailable, ContainerFailed, ImageNotFound, NoSpace
 from ai.backend.agent.container.model import ExitCause, ExitInfo
+from ai.backend.agent.kernel.scratch import environment_of
 from ai.backend.agent.service import Agent, NoSuchKernel
 from ai.backend.common.bus import InProcessBus
 from ai.backend.common.clock import SystemClock
@@ -378,3 +379,19 @@ async def test_a_command_is_not_begun_when_the_journal_cannot_say_so(node: Node)
         await node.sync(wish(startup_command="exit 0"))
         ended = await node.state(KernelState.TERMINATED)
         assert ended.reason == "task-failed" and node.runners.ran == []
+
+
+def test_a_kernel_of_a_cluster_knows_the_others() -> None:
+    hosts = ("main1", "sub1", "sub2")
+    told = environment_of(wish(hostname="sub2", cluster_role="sub", cluster_idx=2, cluster_hosts=hosts))
+    assert {
+        key.removeprefix("BACKENDAI_CLUSTER_"): value for key, value in told.items() if "CLUSTER" in key
+    } == {
+        "SIZE": "3",
+        "REPLICAS": "main:1,sub:2",
+        "HOST": "sub2",
+        "HOSTS": "main1,sub1,sub2",
+        "ROLE": "sub",
+        "IDX": "2",
+        "LOCAL_RANK": "2",
+    }

@@ -173,6 +173,8 @@ class Server:
         add("POST", "/session", self._create)
         add("GET", "/events/session", self._events)
         add("GET", "/stream/session/{n}/execute", self._stream)
+        add("GET", "/stream/session/{n}/apps", self._apps)
+        add("GET", "/stream/session/{n}/tcpproxy", self._tcpproxy)
         add("*", "/session/{n}", self._one)
         add("*", "/session/{n}/{verb}", self._verb)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -205,6 +207,34 @@ class Server:
         wanted = sign(SECRET_KEY, datetime.fromisoformat(headers["Date"]), headers["Host"], text)
         given = headers.get("Authorization", "").rpartition(f"credential={ACCESS_KEY}:")[2]
         return hmac.compare_digest(wanted, given)
+
+    async def _apps(self, request: web.Request) -> web.Response:
+        if request.match_info["n"] == "gone":
+            return problem(404, "object-not-found", **NOT_FOUND)
+        return web.json_response(
+            [{"name": name, "protocol": "preopen", "ports": [int(name)]} for name in ("8000", "8001")]
+        )
+
+    async def _tcpproxy(self, request: web.Request) -> web.StreamResponse:
+        """8000 repeats what it hears until `bye`; nothing listens on 8001."""
+        app = request.query["app"]
+        if request.match_info["n"] == "gone" or app not in ("8000", "8001"):
+            return problem(404, "object-not-found", "No such app service.")
+        ws = web.WebSocketResponse()
+        await ws.prepare(request)
+        if app == "8001":
+            await ws.close(code=1013, message=b"nothing listens on port 8001")
+            return ws
+        async for message in ws:
+            if message.type is not WSMsgType.BINARY or message.data == b"bye":
+                break
+            if message.data == b"break":
+                assert request.transport is not None
+                request.transport.abort()
+                break
+            await ws.send_bytes(message.data)
+        await ws.close(code=1001)
+        return ws
 
     async def _version(self, _: web.Request) -> web.Response:
         return web.json_response({"version": "v8.20240915", "manager": "25.5.2"})

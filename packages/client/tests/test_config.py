@@ -39,7 +39,7 @@ def test_variables_prefixes_and_defaults() -> None:
         {"BACKEND_ENDPOINT": "localhost:8090"},
         {"BACKEND_ENDPOINT": "http://h", "BACKEND_READ_TIMEOUT": "soon"},
         {"BACKEND_ENDPOINT": "http://h", "BACKEND_CONNECTION_TIMEOUT": "-1"},
-        {"BACKEND_ENDPOINT": "http://h", "BACKEND_ENDPOINT_TYPE": "session"},
+        {"BACKEND_ENDPOINT": "http://h", "BACKEND_ENDPOINT_TYPE": "carrier-pigeon"},
     ],
 )
 def test_wrong_values_are_told(values: dict[str, str]) -> None:

@@ -40,7 +40,21 @@ def test_paths(text, path):
 
 @pytest.mark.parametrize(
     "text",
-    ["", ".", "/", "/etc/passwd", "..", "a/../b", "../x", "a/", "/home/work/", "/home/work/../x", "a\0", "a\nb", "x" * 256],
+    [
+        "",
+        ".",
+        "/",
+        "/etc/passwd",
+        "..",
+        "a/../b",
+        "../x",
+        "a/",
+        "/home/work/",
+        "/home/work/../x",
+        "a\0",
+        "a\nb",
+        "x" * 256,
+    ],
 )
 def test_what_is_no_path(text):
     with pytest.raises(InvalidInput):
@@ -71,10 +85,14 @@ def test_reserved_names(path):
 def test_limits():
     assert refuse_new(dotfile(), [dotfile(f"f{n}") for n in range(FILES_MAX - 1)]) is None
     assert isinstance(refuse_new(dotfile(), [dotfile(f"f{n}") for n in range(FILES_MAX)]), DotfileRefused)
-    room = PACKED_BYTES_MAX - packed_bytes([dotfile(data="")]) - 2  # a text of that length has a longer header
+    room = (
+        PACKED_BYTES_MAX - packed_bytes([dotfile(data="")]) - 2
+    )  # a text of that length has a longer header
     assert refuse_new(dotfile(data="x" * room), []) is None
     assert isinstance(refuse_new(dotfile(data="x" * (room + 1)), []), DotfileRefused)
-    assert isinstance(refuse_new(dotfile(data="ü" * (room // 2 + 1)), []), DotfileRefused), "bytes, not characters"
+    assert isinstance(refuse_new(dotfile(data="ü" * (room // 2 + 1)), []), DotfileRefused), (
+        "bytes, not characters"
+    )
     assert isinstance(refuse_new(dotfile(data=""), []), InvalidInput)
     assert isinstance(refuse_new(dotfile(data="a\0"), []), InvalidInput)
     assert check_script("x" * PACKED_BYTES_MAX) is None
@@ -118,6 +136,11 @@ def test_a_session_can_always_be_given_what_was_merged(files):
     paths = [f.path for f in merged(files)]
     assert len(set(paths)) == len(paths)
     assert not any(within(a, b) for a in paths for b in paths)
-    assert all(f.path in paths for scope, f in files if scope is Scope.USER and not any(
-        within(f.path, g.path) or within(g.path, f.path) for other, g in files if other is Scope.USER
-    ))
+    assert all(
+        f.path in paths
+        for scope, f in files
+        if scope is Scope.USER
+        and not any(
+            within(f.path, g.path) or within(g.path, f.path) for other, g in files if other is Scope.USER
+        )
+    )

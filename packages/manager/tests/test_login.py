@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from ai.backend.common.errors import BackendError, Forbidden, InvalidInput, Unauthenticated, UserNotFound
+from ai.backend.common.errors import (
+    BackendError,
+    ConfigError,
+    Forbidden,
+    InvalidInput,
+    Unauthenticated,
+    UserNotFound,
+)
 from ai.backend.manager.access.model import Role
 from ai.backend.manager.account.model import Application, EmailTaken
 from ai.backend.manager.account.service import AccountService, ssh_context
@@ -329,6 +336,15 @@ async def test_tokens_of_a_trusted_site_work_once(world: World) -> None:
     )
     with pytest.raises(Unauthenticated):
         await closed.log_in_by_token(text(jti="10"))
+    with pytest.raises(ConfigError):
+        LoginService(
+            world.database,
+            world.secrets,
+            world.identity,
+            LoginConfig(token_secret="short"),
+            clock=world.clock,
+            rng=random.SystemRandom(),
+        )
 
 
 async def test_signing_up_and_out(world: World) -> None:

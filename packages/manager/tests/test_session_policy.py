@@ -1,7 +1,7 @@
 """Admission: what a draft becomes, and every way in which it can be refused."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
@@ -9,6 +9,7 @@ import pytest
 from ai.backend.common.errors import (
     ImageNotFound,
     ImpossibleResources,
+    InsufficientPrivilege,
     InvalidInput,
     QuotaExceeded,
     SessionExists,
@@ -20,7 +21,14 @@ from ai.backend.manager.agents.model import Agent, AgentStatus
 from ai.backend.manager.config import ManagerConfig
 from ai.backend.manager.image.model import Image
 from ai.backend.manager.image.policy import resolve
-from ai.backend.manager.session.model import Session, SessionDraft, SessionStatus, SessionType
+from ai.backend.manager.session.model import (
+    Dependency,
+    Session,
+    SessionDraft,
+    SessionResult,
+    SessionStatus,
+    SessionType,
+)
 from ai.backend.manager.session.policy import Facts, Ids, admit
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -134,8 +142,13 @@ def test_an_unknown_image_lists_known_ones() -> None:
         ({"session_type": SessionType.BATCH, "startup_command": "  "}, "runs a command"),
         ({"batch_timeout": "1h"}, "only batch sessions"),
         (BATCH | {"batch_timeout": "soon"}, "no duration"),
+        ({"starts_at": "1h"}, "only batch sessions"),
+        (BATCH | {"starts_at": "tomorrow"}, "no duration"),
+        (BATCH | {"starts_at": "9999-01-01"}, "10 years"),
+        ({"dependencies": ("x",) * 65}, "64 dependencies"),
         (BATCH | {"batch_timeout": 0}, "1 second"),
-        ({"cluster_size": 3}, "container"),
+        ({"cluster_size": 0}, "at least one container"),
+        ({"cluster_mode": "all-nodes"}, "cluster mode"),
         ({"resource_group": "moon"}, "moon"),
         ({"environ": {"A=B": "x"}}, "environment variable"),
         ({"environ": {"A": "x" * 200_000}}, "environment variables over"),
@@ -155,6 +168,37 @@ def test_a_batch_session_may_have_a_limit(given: object, limit_s: int | None) ->
     assert (made.batch_timeout_s, made.startup_command, made.result) == (limit_s, "true", "undefined")
 
 
+@pytest.mark.parametrize(
+    ("given", "after_s"),
+    [
+        ("90s", 90),
+        ("1h", 3600),
+        ("2026-01-01T00:00:05", 5),
+        ("2026-01-01T00:00:05Z", 5),
+        ("2026-01-01T09:00:05+09:00", 5),
+        ("2025-12-31", None),
+        ("", None),
+    ],
+)
+def test_a_batch_session_may_start_later(given: str, after_s: int | None) -> None:
+    made = decide(replace(DRAFT, **BATCH, starts_at=given))  # type: ignore[arg-type]
+    usual = decide(DRAFT).deadline_at
+    if after_s is None:
+        assert (made.starts_at, made.reason, made.deadline_at) == (None, "", usual)
+    else:
+        later = timedelta(seconds=after_s)
+        assert (made.starts_at, made.reason) == (NOW + later, "waits-for-time")
+        assert made.deadline_at == usual + later, "it may wait for resources as long as any other"
+
+
+def test_a_session_with_dependencies_says_so_from_the_start() -> None:
+    one = Dependency(
+        id=SessionId(UUID(int=8)), name="first", status=SessionStatus.RUNNING, result=SessionResult.UNDEFINED
+    )
+    made = decide(DRAFT, dependencies=(one, one))
+    assert (made.reason, made.dependencies) == ("waits-for-dependencies", (one.id,))
+
+
 def test_quotas_tell_numbers() -> None:
     refusal = decide(live_sessions=5)
     assert isinstance(refusal, QuotaExceeded) and refusal.detail["allowed"] == 5
@@ -164,6 +208,46 @@ def test_quotas_tell_numbers() -> None:
         total_slots=ResourceSlots({"cpu": 4000}),
     )
     assert isinstance(refusal, QuotaExceeded) and "cpu would be 5 of 4" in refusal.message
+
+
+THREE = Ids(session_id=IDS.session_id, kernel_ids=tuple(KernelId(UUID(int=n)) for n in (2, 3, 4)))
+BOSS = replace(PRINCIPAL, role=Role.SUPERADMIN)
+
+
+def cluster(
+    principal: Principal = PRINCIPAL, agents: tuple[Agent, ...] = (agent(),), most: int = 3, **draft: object
+):  # type: ignore[no-untyped-def]
+    facts = replace(FACTS, containers_per_session_max=most, agents=list(agents))
+    wish = replace(DRAFT, **{"cluster_size": 3, **draft})  # type: ignore[arg-type]
+    ids = THREE if wish.cluster_size == 3 else IDS
+    return admit(wish, facts, principal, ids, NOW, ManagerConfig())
+
+
+def test_a_cluster_has_a_main_kernel_and_sub_kernels() -> None:
+    made = cluster()
+    assert [kernel.hostname for kernel in made.kernels] == ["main1", "sub1", "sub2"]
+    assert made.requested_slots["cpu"] == 3000 and made.cluster_mode == "single-node"
+
+
+def test_limits_count_a_cluster_whole() -> None:
+    refusal = cluster(most=2)
+    assert isinstance(refusal, QuotaExceeded) and refusal.detail["limit"] == "max_containers_per_session"
+    refusal = cluster(resources={"cpu": 2})
+    assert isinstance(refusal, ImpossibleResources) and refusal.detail["slots"][0]["asked"] == "6"
+    assert isinstance(cluster(resources={"cpu": 2}, cluster_mode="multi-node"), Session)
+    assert isinstance(cluster(resources={"cpu": 5}, cluster_mode="multi-node"), ImpossibleResources)
+
+
+def test_only_a_superadministrator_chooses_agents_and_the_right_number() -> None:
+    agents = (agent(), agent("a2"), replace(agent("far"), resource_group="moon"))
+    assert isinstance(cluster(agents=agents, agent_list=("a1",)), InsufficientPrivilege)
+    for chosen, mode, good in (
+        (("a1",), "single-node", True), (("a1", "a2"), "single-node", False), (("a1",), "multi-node", False),
+        (("a1", "a2", "a1"), "multi-node", True), (("gone",), "single-node", False), (("far",), "single-node", False),
+    ):  # fmt: skip
+        made = cluster(BOSS, agents, agent_list=chosen, cluster_mode=mode)
+        assert isinstance(made, Session if good else InvalidInput), (chosen, mode)
+        assert not good or made.agent_list == chosen
 
 
 def test_reuse_and_its_refusals() -> None:
@@ -196,3 +280,16 @@ def test_image_references(reference: str, name: str | None) -> None:
     found = resolve(reference, "x86_64", images, {("py", "x86_64"): "local/python:3.11"})
     assert (found.name if found else None) == name
     assert resolve(reference, "riscv64", images, {}) is None
+
+
+def test_ports_come_from_the_image_and_the_wish() -> None:
+    labelled = [image(**{"ai.backend.service-ports": "jupyter:http:8080"})]
+    session = decide(replace(DRAFT, preopen_ports=("3000", 3001)), images=labelled)
+    assert session.main.preopen_ports == (3000, 3001)
+    assert [one.name for one in session.main.service_ports] == ["jupyter", "3000", "3001"]
+    for ports, images in (
+        (("80",), labelled),
+        ((8080,), labelled),
+        ((), [image(**{"ai.backend.service-ports": "x"})]),
+    ):
+        assert isinstance(decide(replace(DRAFT, preopen_ports=ports), images=images), InvalidInput)

@@ -28,18 +28,27 @@ def agent(name: str, cpu: int = 4000, mem: int = 8 << 30, *, occupied: int = 0, 
     )
 
 
-def workload(number: int, *cpus: int, priority: int = 10, age_s: int = 0) -> Workload:
+def workload(
+    number: int,
+    *cpus: int,
+    priority: int = 10,
+    age_s: int = 0,
+    single_node: bool = False,
+    chosen: tuple[str, ...] = (),
+) -> Workload:
     return Workload(
         id=UUID(int=number),
         resource_group="default",
         priority=priority,
         created_at=NOW - timedelta(seconds=age_s),
+        single_node=single_node,
         kernels=tuple(
             KernelRequest(
                 id=UUID(int=number * 1000 + i),
                 slots=ResourceSlots({"cpu": c}),
                 image="python",
                 architecture="x86_64",
+                agent_id=chosen[i] if chosen else "",
             )
             for i, c in enumerate(cpus)
         ),
@@ -80,6 +89,28 @@ def test_a_gang_is_placed_whole_or_not_at_all() -> None:
     assert made.refusals[0].workload_id.int == 1
 
 
+def test_kernels_of_one_node_go_there_together_or_wait() -> None:
+    agents = (agent("a", occupied=1000), agent("b"))
+    made = plan(Snapshot(agents=agents, workloads=(workload(1, 2000, 2000, single_node=True),)))
+    assert [p.agent_id for p in made.starts[0].placements] == ["b", "b"]
+    made = plan(Snapshot(agents=agents, workloads=(workload(1, 3000, 3000, single_node=True),)))
+    (refusal,) = made.refusals
+    assert refusal.rule is Rule.SLOTS and [tuple(s) for s in refusal.shortfalls] == [("cpu", 6000, 4000)]
+    made = plan(Snapshot(agents=agents, workloads=(workload(1, 3000, 3000),)))
+    assert [p.agent_id for p in made.starts[0].placements] == ["a", "b"], "over several nodes it fits"
+
+
+def test_chosen_agents_are_taken_or_waited_for() -> None:
+    agents = (agent("a"), agent("b"), agent("c", occupied=4000))
+
+    def outcome(*chosen: str) -> list[str] | Rule:
+        made = plan(Snapshot(agents=agents, workloads=(workload(1, *(1000 for _ in chosen), chosen=chosen),)))
+        return [p.agent_id for p in made.starts[0].placements] if made.starts else made.refusals[0].rule
+
+    assert outcome("b") == ["b"] and outcome("b", "a") == ["b", "a"]
+    assert outcome("c") is Rule.SLOTS and outcome("gone") is Rule.CHOSEN
+
+
 def test_each_rule_is_told() -> None:
     def rule(*agents: AgentView) -> Rule:
         return plan(Snapshot(agents=agents, workloads=(workload(1, 1000),))).refusals[0].rule
@@ -96,16 +127,19 @@ def test_each_rule_is_told() -> None:
 @given(
     st.lists(st.tuples(st.integers(0, 8000), st.integers(0, 8000)), max_size=5),
     st.lists(
-        st.tuples(st.lists(st.integers(1, 5000), min_size=1, max_size=3), st.integers(0, 3)), max_size=12
+        st.tuples(st.lists(st.integers(1, 5000), min_size=1, max_size=3), st.integers(0, 3), st.booleans()),
+        max_size=12,
     ),
 )
 def test_never_more_than_capacity_and_every_workload_is_answered(
-    nodes: list[tuple[int, int]], works: list[tuple[list[int], int]]
+    nodes: list[tuple[int, int]], works: list[tuple[list[int], int, bool]]
 ) -> None:
     agents = tuple(agent(f"a{i}", cpu=max(c, o), occupied=o) for i, (c, o) in enumerate(nodes))
     snapshot = Snapshot(
         agents=agents,
-        workloads=tuple(workload(i + 1, *cpus, priority=p) for i, (cpus, p) in enumerate(works)),
+        workloads=tuple(
+            workload(i + 1, *cpus, priority=p, single_node=s) for i, (cpus, p, s) in enumerate(works)
+        ),
     )
     made = plan(snapshot)
     asked = {k.id: k.slots for w in snapshot.workloads for k in w.kernels}
@@ -115,6 +149,7 @@ def test_never_more_than_capacity_and_every_workload_is_answered(
     answered = [s.workload_id for s in made.starts] + [r.workload_id for r in made.refusals]
     assert sorted(answered) == sorted(w.id for w in snapshot.workloads)
     for start in made.starts:
+        assert len({p.agent_id for p in start.placements}) == 1 or not works[start.workload_id.int - 1][2]
         assert len(start.placements) == len(
             next(w for w in snapshot.workloads if w.id == start.workload_id).kernels
         )

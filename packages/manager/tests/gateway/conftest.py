@@ -23,14 +23,17 @@ from ai.backend.common.errors import (
     ImageNotFound,
     InvalidInput,
     KernelCreationFailed,
+    KernelError,
     ProjectNotFound,
     QuotaExceeded,
+    ServiceRefused,
     SessionNotFound,
     Unauthenticated,
     UserNotFound,
 )
 from ai.backend.common.ids import AccessKey, AgentId, KernelId, ProjectId, SessionId, UserId
 from ai.backend.common.quantity import ResourceSlots
+from ai.backend.common.stream import Frame, Stream, StreamEnd
 from ai.backend.common.wire import rpc, signature
 from ai.backend.gateway.limits import GatewayConfig
 from ai.backend.gateway.main import bind, serve
@@ -40,6 +43,14 @@ from ai.backend.manager.agents.model import Agent, AgentStatus
 from ai.backend.manager.event.model import Event
 from ai.backend.manager.image.model import Image
 from ai.backend.manager.login.model import Attempt, TooManyLogins, WebSession
+from ai.backend.manager.openid.model import (
+    Begun,
+    Finished,
+    OpenIdOff,
+    OpenIdRefused,
+    ProviderUnavailable,
+    Returned,
+)
 from ai.backend.manager.session.model import (
     Created,
     Kernel,
@@ -49,6 +60,7 @@ from ai.backend.manager.session.model import (
     SessionStatus,
     SessionType,
 )
+from ai.backend.manager.session.port import ServicePort, resolve, service_ports
 from ai.backend.manager.session.service import CommitUnsupported
 from ai.backend.manager.setting.model import ManagerState, SlotDetail, Status
 from ai.backend.manager.setting.policy import slot_detail
@@ -200,6 +212,26 @@ class FakeLogins:
             raise Forbidden("You may remove only your own.")
 
 
+class FakeOpenId:
+    """A provider that is away for a while (`later`), or for ever (`never`)."""
+
+    async def begin(self, base_url: str, next_path: str, /) -> Begun:
+        if next_path == "/never":
+            raise OpenIdOff("no OpenID provider is configured here")
+        if next_path == "/later":
+            raise ProviderUnavailable("the OpenID provider can't be reached")
+        return Begun(url=base_url + "/authorize", kept="kept", lifetime_s=60)
+
+    async def finish(self, base_url: str, returned: Returned, /) -> Finished:
+        await self.begin(base_url, "/" + returned.code)
+        if returned.code != "right":
+            raise OpenIdRefused("The login at the provider did not work out.")
+        who = principal("AKIAUSERUSERUSERUSER", Role.USER, 1)
+        return Finished(
+            session=WebSession(id=FakeLogins.WEB, principal=who, lifetime_s=60), next_path="/data"
+        )
+
+
 class FakeAccounts:
     pair = SshKeypair(public="ssh-rsa x", private="PEM")
 
@@ -248,6 +280,8 @@ class FakeSessions:
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     finished: asyncio.Event = field(default_factory=asyncio.Event)
     code: str = ""
+    inside: list[StreamEnd] = field(default_factory=list)
+    """The other ends of all streams."""
 
     def _row(self, ref: str, *, kernel: bool = False) -> Session:
         if ref == "faraway" and kernel:
@@ -383,6 +417,37 @@ class FakeSessions:
         entry = rpc.FileEntry(mode="-rw-r--r--", size=3, ctime=1.0, mtime=1.0, atime=1.0, filename="a.txt")
         return rpc.ListFilesReply(abspath=path, files=[entry])
 
+    async def apps(self, principal: Principal, ref: str, /) -> Sequence[ServicePort]:
+        self._row(ref)
+        return service_ports("web:http:8080,odd:tcp:[8081,8082]", [3000])
+
+    async def app_port(self, principal: Principal, ref: str, app: str, port: int | None, /) -> int:
+        return resolve(await self.apps(principal, ref), app, port)
+
+    async def connect(self, principal: Principal, ref: str, port: int, /) -> Stream:
+        """8081 refuses, 8082 fails."""
+        self._row(ref, kernel=True)
+        self.calls.append(("connect", port, principal.access_key))
+        if port == 8081:
+            raise ServiceRefused("nothing listens on port 8081")
+        if port == 8082:
+            raise KernelError("it broke")
+        return self._stream()
+
+    async def terminal(self, principal: Principal, ref: str, /, *, rows: int, columns: int) -> Stream:
+        self._row(ref, kernel=True)
+        self.calls.append(("terminal", rows, columns))
+        return self._stream()
+
+    def _stream(self) -> Stream:
+        def inwards(frame: Frame) -> None:
+            inside.take(frame)
+
+        outside = StreamEnd(inwards)
+        inside = StreamEnd(outside.take)
+        self.inside.append(inside)
+        return outside
+
 
 class FakeEvents:
     def __init__(self) -> None:
@@ -482,6 +547,7 @@ class FakeManager:
         self.identity = FakeIdentity()
         self.logins = FakeLogins(self.identity)
         self.accounts = FakeAccounts(self.identity)
+        self.openid = FakeOpenId()
         owner = self.identity.keys["AKIAUSERUSERUSERUSER"][0]
         rows = {
             name: session(name, owner, n)
@@ -580,7 +646,9 @@ class Client:
             sign.setdefault("body", body or b"")
             all_headers |= self.signed(method, target, key=key, content_type=content_type, **sign)
         all_headers |= headers or {}
-        request = self.http.request(method, self.url(target), data=form or body, headers=all_headers)
+        request = self.http.request(
+            method, self.url(target), data=form or body, headers=all_headers, allow_redirects=False
+        )
         async with request as response:
             return Answer(response.status, response.headers, await response.read())
 

@@ -43,11 +43,19 @@ def test_the_proper_name_wins_over_an_alias() -> None:
         assert parameters(wire.CreateSession, [], body).name == "right"
 
 
-@pytest.mark.parametrize("field", ["starts_at", "callback_url"])
-def test_what_would_change_the_meaning_is_refused(field: str) -> None:
-    form = convert(wire.CreateSession, {"name": "mysess", "image": "i", field: "x"})
-    with pytest.raises(InvalidInput, match="not supported"):
-        draft_of(form)
+def test_all_that_changes_the_meaning_is_understood() -> None:
+    given = {
+        "name": "mysess", "image": "i", "type": "batch", "startupCommand": "true", "startsAt": "1h", "batch_timeout": "2h",
+        "dependencies": ["one"], "callbackURL": "http://x", "clusterMode": "multi-node", "clusterSize": "2",
+        "config": {"agentList": ["a1", "a2"]},
+    }  # fmt: skip
+    draft = draft_of(convert(wire.CreateSession, given))
+    assert (draft.starts_at, draft.batch_timeout, draft.dependencies) == ("1h", "2h", ("one",))
+    assert (draft.callback_url, draft.cluster_mode, draft.cluster_size) == ("http://x", "multi-node", 2)
+    assert draft.agent_list == ("a1", "a2")
+
+
+def test_what_would_change_the_meaning_is_refused() -> None:
     with pytest.raises(InvalidInput, match=r"config\.mounts"):
         draft_of(
             convert(wire.CreateSession, {"name": "mysess", "image": "i", "config": {"mounts": ["data"]}})

@@ -1,14 +1,9 @@
 """Session mode over a real server in front of a real manager: cookies, what other sites' pages can't do, encoded bodies, accounts."""
 
-import asyncio
 import base64
-import contextlib
-import random
 import secrets
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import msgspec
@@ -18,100 +13,22 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CBC
 from cryptography.hazmat.primitives.padding import PKCS7
 
-from ai.backend.common.bus import InProcessBus
-from ai.backend.common.clock import SystemClock
 from ai.backend.common.errors import MalformedBody
 from ai.backend.gateway import web
 from ai.backend.gateway.limits import GatewayConfig
-from ai.backend.gateway.main import bind, serve
 from ai.backend.gateway.peer import client_address
-from ai.backend.manager.assembly import Manager, build
 from ai.backend.manager.config import LoginConfig, ManagerConfig
-from ai.backend.manager.db.migration import migrate
-from ai.backend.manager.db.opening import open_database
-from ai.backend.manager.identity.model import Seeded, SeedResult
-from ai.backend.manager.identity.service import IdentityService
+from ai.backend.manager.db.schema import users
 from ai.backend.manager.login import totp
-from ai.backend.manager.secret import FileSecrets
+from ai.backend.testkit.site import Site, served
 
 CROSS = {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"}
-
-
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    headers: Any
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return msgspec.json.decode(self.body)
-
-
-@dataclass
-class Site:
-    """A served manager, and a client that keeps no cookies of its own accord."""
-
-    http: aiohttp.ClientSession
-    manager: Manager
-    seeded: SeedResult
-    url: str
-
-    async def call(
-        self,
-        method: str,
-        path: str,
-        json: Any = None,
-        *,
-        cookie: str = "",
-        body: bytes | None = None,
-        **headers: str,
-    ) -> Answer:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        if cookie:
-            named["Cookie"] = f"other=1; AIOHTTP_SESSION={cookie}"
-        if json is not None:
-            body = msgspec.json.encode(json)
-        async with self.http.request(method, self.url + path, data=body, headers=named) as response:
-            return Answer(response.status, response.headers, await response.read())
-
-    def login(self, who: Seeded | None = None, **more: Any) -> dict[str, Any]:
-        who = who or self.seeded.user
-        return {"username": who.email, "password": who.password} | more
-
-    async def log_in(self, who: Seeded | None = None) -> str:
-        answer = await self.call("POST", "/server/login", self.login(who))
-        assert answer.json["authenticated"], answer.json
-        return str(answer.headers["X-BackendAI-SessionID"])
-
-
-@contextlib.asynccontextmanager
-async def served(folder: Path, login: LoginConfig, gateway: GatewayConfig) -> AsyncIterator[Site]:
-    rng, clock = random.SystemRandom(), SystemClock()
-    database = await open_database(f"sqlite:///{folder / 'test.db'}", rng=rng)
-    await migrate(database)
-    identity = IdentityService(database, FileSecrets(folder / "key", rng), clock=clock, rng=rng)
-    seeded = await identity.seed(rng, clock.now())
-    config = ManagerConfig(login=login)
-    manager = build(
-        config=config, clock=clock, rng=rng, database=database, bus=InProcessBus(), identity=identity
-    )
-    listener = bind("127.0.0.1", 0)
-    ready = asyncio.Event()
-    serving = asyncio.create_task(serve(manager, listener, ready=ready, config=gateway))
-    await ready.wait()
-    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
-        yield Site(http, manager, seeded, f"http://127.0.0.1:{listener.getsockname()[1]}")
-    serving.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await serving
-    await database.close()
 
 
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
     config = GatewayConfig(shutdown_timeout_s=1, trusted_proxies=("127.0.0.1",))
-    async with served(tmp_path, LoginConfig(signup=True), config) as found:
+    async with served(tmp_path, ManagerConfig(login=LoginConfig(signup=True)), config) as found:
         yield found
 
 
@@ -124,7 +41,7 @@ async def test_the_way_of_a_login(site: Site) -> None:
         "data": {"access_key": site.seeded.user.access_key, "role": "user", "status": "active"},
     }
     assert answer.headers.getall("Set-Cookie") == [
-        f"AIOHTTP_SESSION={session_id}; Path=/; Max-Age=604800; HttpOnly; SameSite=Lax"
+        f"AIOHTTP_SESSION={session_id}; HttpOnly; Max-Age=604800; Path=/; SameSite=lax"
     ]
     check = await site.call("POST", "/server/login-check", cookie=session_id)
     assert check.json == answer.json | {"session_id": session_id}
@@ -271,8 +188,6 @@ async def test_addresses(site: Site) -> None:
     user = await site.log_in()
     principal = await site.manager.logins.find(user)
     assert principal is not None
-    from ai.backend.manager.db.schema import users
-
     await site.manager.database.run(
         lambda conn: conn.execute(
             users.update().where(users.c.id == principal.user_id).values(allowed_client_ip=["10.0.0.0/8"])
@@ -352,8 +267,6 @@ async def test_accounts_over_http(site: Site) -> None:
 
 
 async def test_a_password_that_has_expired(site: Site) -> None:
-    from ai.backend.manager.db.schema import users
-
     await site.manager.database.run(
         lambda conn: conn.execute(users.update().values(need_password_change=True)).close()
     )

@@ -10,9 +10,19 @@ from openapi_spec_validator import validate
 
 from ai.backend.gateway.app import ROUTES
 from ai.backend.gateway.openapi import document, operation_of
-from ai.backend.gateway.rest import setting, template
+from ai.backend.gateway.rest import dotfile, errorlog, resource, setting, template
+from ai.backend.gateway.stream import tasks
 
-REAL = frozenset((*setting.ROUTES, *template.ROUTES))
+REAL = frozenset(
+    (
+        *setting.ROUTES,
+        *dotfile.ROUTES,
+        *errorlog.ROUTES,
+        *resource.ROUTES,
+        *tasks.ROUTES,
+        *template.ROUTES,
+    )
+)
 """What `tests/rest/test_promises.py` asks of a real manager."""
 COMMITTED = Path(__file__).parents[4] / "api" / "openapi.json"
 OWNER = "owner_access_key=AKIAROOTROOTROOTROOT"
@@ -22,6 +32,7 @@ EXPIRED = {"username": "user@example.com", "current_password": "right", "new_pas
 NAMED = {"name": "fresh", "image": "python"}
 QUERIES = {
     "match_sessions": "id=my",
+    "finish_openid_login": "code=right",
     "rename_session": "name=better",
     "download_files": "files=a",
     "download_files_by_body": "files=a",
@@ -43,6 +54,7 @@ BODIES: dict[str, Any] = {
     "set_ssh_keypair": {"pubkey": "x", "privkey": "x"},
     "activate_totp": {"otp": "123456"},
 }
+OPENID = {401: "code=wrong", 404: "code=never&next=/never", 503: "code=later&next=/later"}
 WRONG = {"username": "u", "password": "x", "current_password": "x", "new_password": "x"}
 GUARDED = ("authorize", "log_in", "update_expired_password", "update_expired_password_in_session")
 """Calls that take a password instead of a signature."""
@@ -79,7 +91,9 @@ async def provoke(client: Any, route: Any, status: int) -> int:
             headers = {"X-BackendAI-Version": "nonsense"}
         case 401:
             key = "liar"
-            body = WRONG if name in GUARDED else body
+            # Each with a name of its own, so that none is refused for another's failures.
+            body = WRONG | {"username": name} if name in GUARDED else body
+            query = OPENID[401] if "openid" in name else query
         case 403 if name in ("sign_up", "sign_out", "update_full_name"):
             body = {"email": "late@example.com", "password": "x", "full_name": "x"}
         case 403 if name == "remove_totp":
@@ -94,6 +108,7 @@ async def provoke(client: Any, route: Any, status: int) -> int:
             query = f"sessionId={'0' * 32}" if name == "watch_events" else query
             query = "group=missing" if name == "get_roles" else query
             query = "email=missing@example.com" if name == "remove_totp" else query
+            query = OPENID[404] if "openid" in name else query
         case 409:
             ref = "changed"
         case 412 | 500:
@@ -106,6 +121,8 @@ async def provoke(client: Any, route: Any, status: int) -> int:
             for _ in range(10 if name in GUARDED else 0):
                 await client.call("POST", "/auth/authorize", WRONG, key=None)
             body = WRONG if name in GUARDED else body
+        case 503 if "openid" in name:
+            query = OPENID[503]
         case 503:
             ref, client.manager.settings.frozen = "faraway", True
     target = min(route.paths).replace("{name:str}", ref) + (f"?{query}" if query else "")

@@ -152,7 +152,15 @@ class World:
             "Content-Type": content_type,
         }
 
-    def request(self, method: str, target: str, json: Any, key: str | None, body: bytes | None) -> Any:
+    def request(
+        self,
+        method: str,
+        target: str,
+        json: Any,
+        key: str | None,
+        body: bytes | None,
+        more: Mapping[str, str] | None = None,
+    ) -> Any:
         content_type = "text/plain"
         if json is not None:
             body, content_type = msgspec.json.encode(json), "application/json"
@@ -160,7 +168,7 @@ class World:
         if key is not None:
             headers = self.signed(method, target, key, content_type)
         url = URL(f"http://{self.authority}{target}", encoded=True)
-        return self.http.request(method, url, data=body, headers=headers)
+        return self.http.request(method, url, data=body, headers={**headers, **(more or {})})
 
     async def call(
         self,
@@ -170,8 +178,9 @@ class World:
         *,
         key: str | None = "user",
         body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        async with self.request(method, target, json, key, body) as response:
+        async with self.request(method, target, json, key, body, headers) as response:
             return Answer(response.status, response.headers, await response.read())
 
     async def events(self, target: str, key: str = "user") -> list[tuple[str, Any]]:
@@ -212,9 +221,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
         database = await open_database(f"sqlite:///{folder / 'test.db'}", rng=random.Random(1))
         await migrate(database)
         rng = random.SystemRandom()
-        identity = IdentityService(
-            database, FileSecrets(folder / "key", rng), clock=SystemClock(), rng=rng
-        )
+        identity = IdentityService(database, FileSecrets(folder / "key", rng), clock=SystemClock(), rng=rng)
         try:
             return await people(identity, database)
         finally:

@@ -72,7 +72,9 @@ async def test_frozen_refuses_changes_and_lets_the_rest_pass(world):
             answer = await world.call(method, target, body, key=key)
             assert (answer.status, answer.problem) == (503, "server-frozen"), target
     # Whoever is nobody is told so, not that it is frozen.
-    assert (await world.call("POST", "/session", {"name": "later", "image": "python"}, key=None)).status == 401
+    assert (
+        await world.call("POST", "/session", {"name": "later", "image": "python"}, key=None)
+    ).status == 401
     assert (await world.call("GET", "/session/before")).json["status"] == "RUNNING"
     ran = await world.call("POST", "/session/before", {"mode": "query", "code": "print(42)"})
     assert ran.json["result"]["console"] == [["stdout", "42\n"]]
@@ -238,9 +240,15 @@ async def test_unknown_agents_change_nothing(world):
         "object-not-found",
         "No such agent instance.",
     )
-    rows = await world.database.read(lambda conn: conn.execute(sa.select(agents.c.schedulable)).scalars().all())
+    rows = await world.database.read(
+        lambda conn: conn.execute(sa.select(agents.c.schedulable)).scalars().all()
+    )
     assert rows == [True]
-    for malformed in ({"op": "eject", "args": ["a1"]}, {"op": "exclude-agents", "args": []}, {"args": ["a1"]}):
+    for malformed in (
+        {"op": "eject", "args": ["a1"]},
+        {"op": "exclude-agents", "args": []},
+        {"args": ["a1"]},
+    ):
         answer = await world.call("POST", "/manager/scheduler/operation", malformed, key="root")
         assert answer.status == 400
 
@@ -254,7 +262,10 @@ async def test_trigger(world):
 
 async def test_slots_and_folder_types(world):
     assert (await world.call("GET", "/config/vfolder-types", key=None)).json == ["user", "group"]
-    assert (await world.call("GET", "/config/resource-slots", key=None)).json == {"cpu": "count", "mem": "bytes"}
+    assert (await world.call("GET", "/config/resource-slots", key=None)).json == {
+        "cpu": "count",
+        "mem": "bytes",
+    }
     world.agent.capacity["cuda.device"] = 2000
     await world.agent.report()
     assert (await world.call("GET", "/config/resource-slots", key=None)).json["cuda.device"] == "count"
@@ -268,7 +279,11 @@ async def test_slots_and_folder_types(world):
 async def test_changes_are_in_the_audit_log(world):
     await world.call("PUT", "/manager/status", {"status": "frozen"}, key="root")
     row = (await world.database.read(lambda conn: conn.execute(sa.select(audit_logs)).all()))[0]
-    assert (row.action, row.access_key, row.detail) == ("manager:freeze", world.keys["root"][0], {"force_kill": False})
+    assert (row.action, row.access_key, row.detail) == (
+        "manager:freeze",
+        world.keys["root"][0],
+        {"force_kill": False},
+    )
     assert len(row.request_id) == 16
 
 

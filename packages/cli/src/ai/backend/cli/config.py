@@ -1,8 +1,22 @@
 """`config`: which cluster and which identity the other commands use."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from .command import State, client_config, command, drive
+
+if TYPE_CHECKING:
+    from ai.backend.client.config import ClientConfig
+
+
+def _identity(found: "ClientConfig") -> dict[str, object]:
+    if found.in_session_mode:
+        return {"mode": "session", "logged in": "yes" if found.session_id else "no ('backend.ai login')"}
+    return {
+        "access key": found.access_key or "(none: anonymous)",
+        "secret key": "(set)" if found.secret_key else "(none)",
+    }
 
 
 @command("config")
@@ -16,8 +30,7 @@ def config(state: State) -> None:
     found, origin = client_config(state)
     fields: dict[str, object] = {
         "endpoint": found.endpoint,
-        "access key": found.access_key or "(none: anonymous)",
-        "secret key": "(set)" if found.secret_key else "(none)",
+        **_identity(found),
         "domain": found.domain,
         "project": found.group,
         "known from": origin,

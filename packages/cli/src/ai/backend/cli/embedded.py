@@ -112,9 +112,10 @@ async def serve(options: Options, *, on_ready: Callable[[dict[str, Any]], None])
         identity = IdentityService(database, FileSecrets(home.secret_file, rng), clock=clock, rng=rng)
         seeded = await identity.seed(rng, clock.now())
         write_env_file(home, endpoint, seeded)
-        manager = build(
-            config=settings.manager, clock=clock, rng=rng, database=database, bus=bus, identity=identity
-        )
+        config = settings.manager
+        if config.callback_loopback is None:  # here "this machine" is the user's own
+            config = msgspec.structs.replace(config, callback_loopback=True)
+        manager = build(config=config, clock=clock, rng=rng, database=database, bus=bus, identity=identity)
         agent = await build_agent(settings.agent, home=home.path, clock=clock, rng=rng, bus=bus)
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()

@@ -21,9 +21,13 @@ _COMMANDS = {
     "upload": "session:upload",
     "download": "session:download",
     "events": "session:events",
+    "apps": "app:apps",
+    "app": "app:app",
     "session": "session:session",
     "image": "image:image",
     "agent": "agent:agent",
+    "login": "login:login",
+    "logout": "login:logout",
     "config": "config:config",
     "up": "cluster:up",
     "down": "cluster:down",
@@ -33,9 +37,9 @@ _COMMANDS = {
 }
 _TOPICS = {
     "Run code": ("run", "exec"),
-    "Sessions": ("ps", "info", "logs", "upload", "download", "events", "rm", "session"),
+    "Sessions": ("ps", "info", "logs", "upload", "download", "apps", "app", "events", "rm", "session"),
     "Cluster": ("demo", "up", "status", "down", "agent", "image"),
-    "This program": ("config", "completion"),
+    "This program": ("config", "login", "logout", "completion"),
 }
 
 

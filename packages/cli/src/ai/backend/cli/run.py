@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from .terminal import Screen
 
 
+def _ports(_ctx: click.Context, param: click.Parameter, value: str | None) -> list[int]:
+    words = [word.strip() for word in (value or "").split(",") if word.strip()]
+    if wrong := [word for word in words if not word.isdecimal() or int(word) > 65535]:
+        raise click.BadParameter(f"{wrong[0]!r} is no port", param=param)
+    return [int(word) for word in words]
+
+
 def start_options(function: Any) -> Any:
     """The options of all commands that make a session."""
     for option in reversed(
@@ -41,6 +48,13 @@ def start_options(function: Any) -> Any:
             ),
             click.option(
                 "-v", "--volume", "-m", "--mount", "mounts", multiple=True, help="A virtual folder."
+            ),
+            click.option(
+                "--preopen",
+                "preopen_ports",
+                metavar="PORT,...",
+                callback=_ports,
+                help="Ports of programs of yours, for 'backend.ai app'.",
             ),
             click.option("--cluster-size", type=click.IntRange(1), default=1, show_default=True),
             click.option("--arch", "architecture", help="[default: this machine's]"),
@@ -75,7 +89,7 @@ def wishes_of(options: dict[str, Any]) -> dict[str, Any]:
         **{
             key: options.pop(key)
             for key in (
-                "tag", "group", "domain", "resource_group", "mounts", "cluster_size", "architecture", "starts_at",
+                "tag", "group", "domain", "resource_group", "mounts", "preopen_ports", "cluster_size", "architecture", "starts_at",
                 "callback_url", "enqueue_only",
             )
         },

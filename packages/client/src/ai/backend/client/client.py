@@ -1,11 +1,23 @@
 """The asynchronous client: `async with AsyncClient(config) as api: ...`. Its blocking twin is `sync.Client`."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
 from ai.backend.common.clock import Clock
+from ai.backend.common.wire.rest.auth import WebLoginReply
 from ai.backend.common.wire.rest.root import AgentItem, AgentList, Health, ImageItem, ImageList, Version
 
 from .config import ClientConfig
+from .error import OTP_NEEDED, ApiError, LoginRefused, OtpNeeded
 from .request import Requester
 from .session import AsyncSessions
+
+
+class GraphQLAnswer(msgspec.Struct):
+    data: dict[str, Any] | None = None
+    errors: list[dict[str, Any]] = msgspec.field(default_factory=list)
 
 
 class AsyncClient:
@@ -22,6 +34,23 @@ class AsyncClient:
     async def __aexit__(self, *exc_info: object) -> None:
         await self._requester.close()
 
+    async def log_in(self, username: str, password: str, otp: str = "") -> str:
+        """Session mode: the id of a new login, for `ClientConfig.session_id`. Raises LoginRefused, or OtpNeeded."""
+        form = {"username": username, "password": password} | ({"otp": otp} if otp else {})
+        answer = await self._requester.call("POST", "/server/login", json=form)
+        told = answer.decode(WebLoginReply)
+        if not told.authenticated or not answer.session_id:
+            details = str((told.data or {}).get("details", "")) if isinstance(told.data, dict) else ""
+            raise (OtpNeeded if details == OTP_NEEDED else LoginRefused)(
+                details or "the server did not let you in",
+                hint="" if otp else "Check user name and password.",
+            )
+        return answer.session_id
+
+    async def log_out(self) -> None:
+        """Session mode: ends the login."""
+        await self._requester.call("POST", "/server/logout")
+
     async def version(self) -> Version:
         return await self._requester.version()
 
@@ -30,6 +59,16 @@ class AsyncClient:
 
     async def images(self) -> list[ImageItem]:
         return (await self._requester.call("GET", "/images")).decode(ImageList).items
+
+    async def graphql(self, query: str, variables: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The data of a GraphQL query; raises ApiError when it has errors."""
+        sent = {"query": query, "variables": dict(variables or {})}
+        found = (await self._requester.call("POST", "/admin/gql", json=sent)).decode(GraphQLAnswer)
+        if found.errors:
+            first = found.errors[0]
+            code = first.get("extensions", {}).get("code", "graphql.error")
+            raise ApiError("; ".join(str(one.get("message")) for one in found.errors), code=code)
+        return found.data or {}
 
     async def agents(self) -> list[AgentItem]:
         """Superadministrators only."""

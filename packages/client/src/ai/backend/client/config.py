@@ -9,12 +9,18 @@ import msgspec
 
 from ai.backend.common.errors import ConfigError
 
+from .login import login_file, saved_session
+
 _TRUE = frozenset({"y", "yes", "t", "true", "1", "on"})
 
 
 class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str
     """URL, or several separated by commas: the next one is tried when one can't be reached."""
+    endpoint_type: str = "api"
+    """`api`: requests are signed with a keypair. `session`: they present a login by password (`backend.ai login`)."""
+    session_id: str = ""
+    """Of that login; empty: logged out."""
     access_key: str = ""
     """Empty: anonymous."""
     secret_key: str = ""
@@ -30,6 +36,10 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def endpoints(self) -> tuple[str, ...]:
         return tuple(one.strip().rstrip("/") for one in self.endpoint.split(",") if one.strip())
+
+    @property
+    def in_session_mode(self) -> bool:
+        return self.endpoint_type == "session"
 
     def __repr__(self) -> str:
         return f"ClientConfig(endpoint={self.endpoint!r}, access_key={self.access_key!r})"
@@ -52,12 +62,12 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError(
                 f"BACKEND_ENDPOINT is no URL: {endpoint}", hint="It begins with http:// or https://."
             )
-        if (kind := get("ENDPOINT_TYPE", "api")) != "api":
-            raise ConfigError(
-                f"BACKEND_ENDPOINT_TYPE={kind} is not supported by this client", hint="Set it to api."
-            )
+        if (kind := get("ENDPOINT_TYPE", "api")) not in ("api", "session"):
+            raise ConfigError(f"BACKEND_ENDPOINT_TYPE is not {kind!r}", hint="Set it to api or session.")
         return cls(
             endpoint=endpoint,
+            endpoint_type=kind,
+            session_id=saved_session(login_file(environ), endpoint) if kind == "session" else "",
             access_key=get("ACCESS_KEY"),
             secret_key=get("SECRET_KEY"),
             domain=get("DOMAIN", "default"),

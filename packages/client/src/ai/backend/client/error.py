@@ -24,6 +24,23 @@ class InvalidCall(ClientError):
     fault = Fault.USER
 
 
+OTP_NEEDED = "OTP not provided"
+"""What servers say, word for word, when a password is right but a code is wanted too."""
+
+
+class LoginRefused(ClientError):
+    """User name, password or code are wrong."""
+
+    code = "client.login-refused"
+    fault = Fault.USER
+
+
+class OtpNeeded(LoginRefused):
+    """Ask for the code and try again with it."""
+
+    code = "client.otp-needed"
+
+
 class Unreachable(ClientError):
     """No server answered, or the connection broke off."""
 

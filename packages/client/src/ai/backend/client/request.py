@@ -81,12 +81,24 @@ def signed_headers(
     return headers
 
 
+def session_headers(config: ClientConfig, version: str, content_type: str) -> dict[str, str]:
+    """Headers of a request in session mode, where a login vouches for it instead of a signature."""
+    headers = {"User-Agent": AGENT, "X-BackendAI-Version": version, "X-BackendAI-Domain": config.domain}
+    if content_type and not content_type.startswith("multipart/"):
+        headers["Content-Type"] = content_type
+    if config.session_id:
+        headers["X-BackendAI-SessionID"] = config.session_id
+    return headers
+
+
 class Answer(msgspec.Struct, frozen=True):
     """A successful response, read whole."""
 
     status: int
     content_type: str
     body: bytes
+    session_id: str = ""
+    """Of a login, if that is what the call was."""
 
     def decode(self, kind: type[T]) -> T:
         """Raises ApiError when it is not what it should be."""
@@ -185,8 +197,8 @@ class Requester:
     async def _upgraded(self, target: str) -> aiohttp.ClientWebSocketResponse:
         assert self._session is not None, "open() first"
         while True:
-            url = URL(self._endpoints[0] + target, encoded=True)
-            headers = signed_headers(self.config, str(self._version), "GET", url, "", self._clock.now())
+            url = URL(self._endpoints[0] + self._prefixed(target), encoded=True)
+            headers = self._headers("GET", url, "")
             try:
                 with _mapped(self._endpoints[0]):
                     return await self._session.ws_connect(
@@ -194,6 +206,17 @@ class Requester:
                     )
             except _NotConnected:
                 self._next_endpoint()
+
+    def _prefixed(self, target: str) -> str:
+        """Where the target is: session mode has all but its own calls below `/func`."""
+        return (
+            f"/func{target}" if self.config.in_session_mode and not target.startswith("/server/") else target
+        )
+
+    def _headers(self, method: str, url: URL, content_type: str) -> dict[str, str]:
+        if self.config.in_session_mode:
+            return session_headers(self.config, str(self._version), content_type)
+        return signed_headers(self.config, str(self._version), method, url, content_type, self._clock.now())
 
     async def _negotiated(self) -> None:
         if self._version is None:
@@ -218,12 +241,10 @@ class Requester:
             )
         while True:
             endpoint = self._endpoints[0]
-            url = URL(endpoint + target, encoded=True)
+            url = URL(endpoint + self._prefixed(target), encoded=True)
             headers: dict[str, str] = {"User-Agent": AGENT}
             if signed:
-                headers = signed_headers(
-                    self.config, str(self._version), method, url, content_type, self._clock.now()
-                )
+                headers = self._headers(method, url, content_type)
             data: Any = _form(files) if files is not None else None
             if json is not None:
                 data = msgspec.json.encode(json)
@@ -259,7 +280,9 @@ class Requester:
             except msgspec.DecodeError:
                 problem = None
             raise ApiError.of(response.status, problem, response.reason or "")
-        return Answer(response.status, response.headers.get("Content-Type", ""), body)
+        headers = response.headers
+        session_id = headers.get("X-BackendAI-SessionID", "")
+        return Answer(response.status, headers.get("Content-Type", ""), body, session_id)
 
 
 class _NotConnected(Exception):

@@ -43,7 +43,8 @@ class AppStream:
             # The refusal's body is lost in an upgrade; a plain request has the same reason, most likely.
             await self._requester.call("GET", f"/stream/session/{segment(self._ref)}/apps")
             raise ApiError(
-                f"the session {self._ref} offers no {self._app}" + (f" at port {self._port}" if self._port else ""),
+                f"the session {self._ref} offers no {self._app}"
+                + (f" at port {self._port}" if self._port else ""),
                 status=refused.status,
                 code="session.app-not-found",
                 hint=f"See what it offers with 'backend.ai apps {self._ref}'.",
@@ -132,7 +133,8 @@ class Forward:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        assert self._server is not None
+        if self._server is None:
+            return
         self._server.close()
         for task in list(self._connections):
             task.cancel()

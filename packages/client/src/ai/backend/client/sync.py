@@ -259,9 +259,12 @@ class Client(Twin[AsyncClient]):
         self._portal.run(_leave(self._inner))
         self._portal.close()
 
+    log_in = _call(AsyncClient.log_in)
+    log_out = _call(AsyncClient.log_out)
     version = _call(AsyncClient.version)
     health = _call(AsyncClient.health)
     images = _call(AsyncClient.images)
+    graphql = _call(AsyncClient.graphql)
     agents = _call(AsyncClient.agents)
 
 

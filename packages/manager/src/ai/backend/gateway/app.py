@@ -14,8 +14,21 @@ from .limits import JSON_BYTES_MAX, GatewayConfig
 from .middleware import Edge
 from .port import Manager
 from .rate import RateLimiter
-from .rest import auth, dotfile, kernel, openid, root, server, session, setting, template, totp
-from .stream import apps, events, execute, pty, tcpproxy
+from .rest import (
+    auth,
+    dotfile,
+    errorlog,
+    kernel,
+    openid,
+    resource,
+    root,
+    server,
+    session,
+    setting,
+    template,
+    totp,
+)
+from .stream import apps, events, execute, pty, tasks, tcpproxy
 
 ROUTES: tuple[ControllerRouterHandler, ...] = (
     *root.ROUTES,
@@ -25,10 +38,13 @@ ROUTES: tuple[ControllerRouterHandler, ...] = (
     *openid.ROUTES,
     *setting.ROUTES,
     *dotfile.ROUTES,
+    *errorlog.ROUTES,
+    *resource.ROUTES,
     *session.ROUTES,
     *template.ROUTES,
     *kernel.ROUTES,
     *events.ROUTES,
+    *tasks.ROUTES,
     *execute.ROUTES,
     *apps.ROUTES,
     *tcpproxy.ROUTES,

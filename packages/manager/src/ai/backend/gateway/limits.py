@@ -18,6 +18,8 @@ LIST_ITEMS_MAX = 100
 RATE_WINDOW_S = 900
 ANONYMOUS_REQUESTS = 1000
 HEARTBEAT_S = 15.0
+PING_S, PONG_TIMEOUT_S = 20.0, 120.0
+"""WebSockets. A client that has paused a download reads no pings either; it is not taken for dead at once."""
 STREAM_FLUSH_S = 0.2
 
 

@@ -6,9 +6,10 @@ import socket
 from collections.abc import Iterator
 
 import uvicorn
+from litestar.types import ASGIApp
 
 from .app import create_app
-from .limits import FRAME_BYTES_MAX, GatewayConfig
+from .limits import FRAME_BYTES_MAX, PING_S, PONG_TIMEOUT_S, GatewayConfig
 from .port import Manager
 
 
@@ -47,13 +48,22 @@ async def serve(
 ) -> None:
     """Serves on a bound socket until cancelled; then ends open requests within `shutdown_timeout_s`. Sets `ready` when it listens."""
     config = config or GatewayConfig()
+    await serve_app(create_app(manager, config), listener, ready=ready, config=config)
+
+
+async def serve_app(
+    app: ASGIApp, listener: socket.socket, *, ready: asyncio.Event, config: GatewayConfig
+) -> None:
+    """Any application on our server."""
     server = _Server(
         uvicorn.Config(
-            create_app(manager, config),
+            app,
             http="httptools",
             ws="websockets-sansio",
             ws_max_size=FRAME_BYTES_MAX,
             ws_per_message_deflate=False,
+            ws_ping_interval=PING_S,
+            ws_ping_timeout=PONG_TIMEOUT_S,
             lifespan="off",
             log_config=None,
             access_log=False,

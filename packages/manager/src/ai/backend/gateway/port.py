@@ -13,17 +13,21 @@ from ai.backend.common.wire import rpc
 from ai.backend.manager.access.model import Principal
 from ai.backend.manager.account.model import Application, Member, Roles, SshKeypair
 from ai.backend.manager.agents.model import Agent
+from ai.backend.manager.audit.model import RecordPage
 from ai.backend.manager.directory.model import Listing, Page
 from ai.backend.manager.directory.service import Directory
 from ai.backend.manager.dotfile.model import Dotfile, Scope
+from ai.backend.manager.errorlog.model import ErrorDraft, ErrorPage
 from ai.backend.manager.event.model import Event
 from ai.backend.manager.image.model import Image
 from ai.backend.manager.login.model import Attempt, WebSession
-from ai.backend.manager.session.catalogue import SessionCatalogue
 from ai.backend.manager.openid.model import Begun, Finished, Returned
+from ai.backend.manager.resource.model import Bin, Check, Preset, ProjectUse
+from ai.backend.manager.session.catalogue import SessionCatalogue
 from ai.backend.manager.session.model import Created, Node, Session, SessionDraft, SessionPage, SessionStatus
 from ai.backend.manager.session.port import ServicePort
 from ai.backend.manager.setting.model import SchedulerStatus, SlotDetail, Status, Tree
+from ai.backend.manager.task.model import TaskEvent
 from ai.backend.manager.template.model import Overlay, Template, TemplateType
 
 
@@ -232,6 +236,44 @@ class Templates(Protocol):
     async def draft(self, principal: Principal, template_id: str, over: Overlay, /) -> SessionDraft: ...
 
 
+class Tasks(Protocol):
+    def watch(self, principal: Principal, task_id: UUID, /) -> AsyncIterator[TaskEvent]:
+        """Raises TaskNotFound before the first event."""
+
+
+class ErrorLogs(Protocol):
+    async def report(self, principal: Principal, draft: ErrorDraft, /) -> None: ...
+    async def list(
+        self, principal: Principal, /, *, mark_read: bool, page_no: int, page_size: int
+    ) -> ErrorPage: ...
+    async def clear(self, principal: Principal, log_id: str, /) -> None: ...
+
+
+class Audit(Protocol):
+    async def list(
+        self, principal: Principal, /, *, action: str | None, target: str | None, limit: int, offset: int
+    ) -> RecordPage: ...
+
+
+class Resources(Protocol):
+    async def groups(self, principal: Principal, project: str, /) -> Sequence[str]: ...
+    async def proxy_version(self, principal: Principal, group: str, project: str, /) -> str: ...
+    async def presets(self, resource_group: str | None = None, /) -> Sequence[Preset]: ...
+    async def check_presets(
+        self, principal: Principal, project: str, resource_group: str | None, /
+    ) -> Check: ...
+    async def recalculate(self, principal: Principal, /) -> None: ...
+    async def month_use(
+        self, principal: Principal, text: str, project_ids: Sequence[str] | None, /
+    ) -> Sequence[ProjectUse]: ...
+    async def period_use(
+        self, principal: Principal, start: str, end: str, project_id: str | None, /
+    ) -> Sequence[ProjectUse]: ...
+    async def my_month(self, principal: Principal, /) -> Sequence[Bin]: ...
+    async def everyones_month(self, principal: Principal, /) -> Sequence[Bin]: ...
+    async def watch_agent(self, principal: Principal, agent_id: str, verb: str, /) -> None: ...
+
+
 class Manager(Protocol):
     @property
     def clock(self) -> Clock: ...
@@ -261,3 +303,11 @@ class Manager(Protocol):
     def catalogue(self) -> SessionCatalogue: ...
     @property
     def dotfiles(self) -> Dotfiles: ...
+    @property
+    def tasks(self) -> Tasks: ...
+    @property
+    def error_logs(self) -> ErrorLogs: ...
+    @property
+    def audit(self) -> Audit: ...
+    @property
+    def resources(self) -> Resources: ...

@@ -12,21 +12,27 @@ from .agents.desired import DesiredState
 from .agents.intake import Change, Intake
 from .agents.service import AgentService
 from .audit.service import AuditService
+from .callback.client import CallbackClient
+from .callback.service import Callbacks
 from .config import ManagerConfig
 from .db.database import Database
-from .dotfile.service import DotfileService
 from .directory.service import Directory
+from .dotfile.service import DotfileService
+from .errorlog.service import ErrorLogService
 from .event.hub import EventHub
 from .identity.service import IdentityService
 from .image.service import ImageService
 from .login.service import LoginService
 from .loop import Loop
 from .openid.service import OpenIdService
+from .resource.service import ResourceService
 from .scheduling.loop import Scheduling
 from .session.catalogue import SessionCatalogue
 from .session.loop import SessionLoops
 from .session.service import SessionService
+from .session.store import Memo
 from .setting.service import SettingService
+from .task.service import TaskService
 from .template.service import TemplateService
 
 ENDINGS = ("session_terminated", "session_cancelled")
@@ -51,16 +57,24 @@ class Manager:
     templates: TemplateService
     audit: AuditService
     dotfiles: DotfileService
+    tasks: TaskService
+    callbacks: Callbacks
+    error_logs: ErrorLogService
+    resources: ResourceService
     scheduling: Scheduling
     intake: Intake
     loops: tuple[Loop, ...]
 
     async def run(self, *, ready: asyncio.Event) -> None:
         """Runs all loops until cancelled. The database must be open and migrated."""
-        async with asyncio.TaskGroup() as group:
-            for loop in self.loops:
-                group.create_task(loop.run(), name=loop.name)
-            ready.set()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for loop in self.loops:
+                    group.create_task(loop.run(), name=loop.name)
+                ready.set()
+        finally:
+            await self.tasks.close()
+            await self.callbacks.close()
 
 
 def build(
@@ -74,6 +88,7 @@ def build(
 ) -> Manager:
     """Wires the features. Upward wake-ups are callables without arguments, so that no import is reversed."""
     hub = EventHub(database, clock, config)
+    memo = Memo()
 
     def wake_after_write() -> None:
         """Something about sessions was committed: tell readers, place, and send to agents."""
@@ -112,11 +127,16 @@ def build(
         hub,
         wake=wake_after_write,
         wake_enqueued=wake_after_enqueue,
+        memo=memo,
     )
+    tasks = TaskService(database, clock, rng)
+    error_logs = ErrorLogService(database, clock, rng)
     settings = SettingService(
         database, clock, loops=(scheduling.loop, desired.loop), end_all=sessions.end_all
     )
+    callbacks = Callbacks(database, CallbackClient(config))
     hub.listen(lambda event: loops.logs.wake() if event.name in ENDINGS else None)
+    hub.listen(callbacks.heard)
     bus.on_report(intake.take)
     logins = LoginService(database, identity.secrets, identity, config.login, clock=clock, rng=rng)
     accounts = AccountService(
@@ -135,13 +155,23 @@ def build(
         sessions=sessions,
         events=hub,
         agents=agents,
-        images=ImageService(database),
+        images=ImageService(
+            database,
+            clock,
+            tasks,
+            reports=lambda: list(intake.newest.values()),
+            wake=scheduling.loop.wake,
+        ),
         settings=settings,
         directory=Directory(database, clock, rng, identity, wake=scheduling.loop.wake),
-        catalogue=SessionCatalogue(database),
+        catalogue=SessionCatalogue(database, memo),
         templates=TemplateService(database, identity, clock=clock, rng=rng),
         audit=AuditService(database),
         dotfiles=DotfileService(database, clock),
+        tasks=tasks,
+        callbacks=callbacks,
+        error_logs=error_logs,
+        resources=ResourceService(database, clock),
         scheduling=scheduling,
         intake=intake,
         loops=(
@@ -153,5 +183,7 @@ def build(
             loops.logs,
             sessions.counts,
             agents.loop,
+            tasks.loop,
+            error_logs.loop,
         ),
     )

@@ -32,7 +32,7 @@ class OpenIdConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     client_id: str = ""
     client_secret: str = ""
     scopes: tuple[str, ...] = ("openid", "email", "profile")
-    algorithms: tuple[str, ...] = ("RS256", "PS256", "ES256", "EdDSA")
+    algorithms: tuple[str, ...] = ("RS256", "PS256", "ES256")
     """With which an ID token may be signed."""
     email_claim: str = "email"
     trust_unverified_email: bool = False
@@ -65,5 +65,9 @@ class ManagerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     destroy_wait_s: float = 30.0
     event_retention_s: int = 7 * 86400
     logs_bytes_max: int = 1 << 20
+    callback_loopback: bool | None = None
+    """Whether sessions' callbacks may go to this machine itself. Unset: only in the embedded cluster, where that is the user's own."""
+    callback_link_local: bool = False
+    """Whether they may go to link-local addresses, where clouds keep their metadata and credentials."""
     login: LoginConfig = msgspec.field(default_factory=LoginConfig)
     openid: OpenIdConfig = msgspec.field(default_factory=OpenIdConfig)

@@ -31,6 +31,8 @@ class KernelRequest:
     slots: ResourceSlots
     image: str
     architecture: str
+    agent_id: str = ""
+    """The only agent that it may go to; empty: any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +45,8 @@ class Workload:
     created_at: datetime
     kernels: tuple[KernelRequest, ...]
     version: int = 0
+    single_node: bool = True
+    """All its kernels go to one agent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +58,7 @@ class Snapshot:
 class Rule(enum.StrEnum):
     """Every reason for which an agent can be refused, in one place; stable words of the API."""
 
+    CHOSEN = "other-agent-chosen"
     NOT_SCHEDULABLE = "agent-not-schedulable"
     RESOURCE_GROUP = "other-resource-group"
     ARCHITECTURE = "other-architecture"

@@ -4,27 +4,40 @@ It has one person, whom it lets in without asking. `spoil` changes what its next
 does with a provider, or an attacker, that lies.
 """
 
-import asyncio
 import base64
 import hashlib
 import secrets
-import time
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from aiohttp import web
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 
+from ai.backend.common.clock import Clock, SystemClock
+
 CLIENT_ID, CLIENT_SECRET = "backend-ai", "a secret: with / and + in it"
 KEY_BITS = 2048
 
 
+def new_key() -> RSAKey:
+    return RSAKey.generate_key(KEY_BITS, {"kid": secrets.token_hex(4), "use": "sig"})
+
+
+@cache
+def _first_key() -> RSAKey:
+    """Of every provider in this process: making one takes longer than most tests."""
+    return new_key()
+
+
 class OpenIdProvider:
-    def __init__(self, issuer: str) -> None:
+    def __init__(self, issuer: str, clock: Clock | None = None) -> None:
         self.issuer = issuer
+        self._clock = clock or SystemClock()
         self.person: dict[str, Any] = {
             "sub": "42",
             "email": "eve@example.com",
@@ -38,16 +51,13 @@ class OpenIdProvider:
         """Makes the whole ID token, instead of signing it."""
         self.redirect_uris: set[str] = set()
         self.asked: list[str] = []
-        self.key = self._new_key()
+        self.key = _first_key()
         self._codes: dict[str, dict[str, str]] = {}
         self._tokens: set[str] = set()
 
-    def _new_key(self) -> RSAKey:
-        return RSAKey.generate_key(KEY_BITS, {"kid": secrets.token_hex(4), "use": "sig"})
-
     def rotate(self) -> None:
         """From now on another key signs, and the old one is not published any more."""
-        self.key = self._new_key()
+        self.key = new_key()
 
     def sign(self, claims: dict[str, Any], key: RSAKey | None = None, alg: str = "RS256") -> str:
         key = key or self.key
@@ -119,7 +129,7 @@ class OpenIdProvider:
             or challenge != asked["code_challenge"]
         ):
             return web.json_response({"error": "invalid_grant"}, status=400)
-        now = int(time.time())
+        now = int(self._clock.now().timestamp())
         claims = self.person | {
             "iss": self.issuer,
             "aud": CLIENT_ID,
@@ -144,21 +154,19 @@ class OpenIdProvider:
 
 
 def _basic() -> str:
-    from urllib.parse import quote
-
     return f"{quote(CLIENT_ID, safe='')}:{quote(CLIENT_SECRET, safe='')}"
 
 
 @asynccontextmanager
 async def openid_provider() -> AsyncIterator[OpenIdProvider]:
     """Served on a loopback port of its own. Register redirect URIs with it."""
-    server = await asyncio.get_running_loop().create_server(lambda: None, "127.0.0.1", 0)  # type: ignore[arg-type, return-value]
-    host, port = server.sockets[0].getsockname()
-    server.close()
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    host, port = sock.getsockname()
     provider = OpenIdProvider(f"http://{host}:{port}")
     runner = web.AppRunner(provider.routes())
     await runner.setup()
-    await web.TCPSite(runner, host, port).start()
+    await web.SockSite(runner, sock).start()
     try:
         yield provider
     finally:

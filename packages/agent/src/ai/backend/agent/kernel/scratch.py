@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,19 +73,23 @@ class Scratch:
 def environment_of(desired: DesiredKernel) -> dict[str, str]:
     """The variables of the session's processes: the published ones, and the user's on top."""
     cpu = max(1, ResourceSlots(desired.slots)[CPU] // MILLI)
+    hosts = desired.cluster_hosts
+    roles = Counter(host.rstrip("0123456789") for host in hosts)
     ours = {
         "BACKENDAI_SESSION_ID": str(desired.session_id),
         "BACKENDAI_SESSION_NAME": desired.session_name,
         "BACKENDAI_KERNEL_ID": str(desired.kernel_id),
         "BACKENDAI_KERNEL_IMAGE": desired.image,
         "BACKENDAI_ACCESS_KEY": desired.access_key,
-        "BACKENDAI_CLUSTER_SIZE": "1",
-        "BACKENDAI_CLUSTER_REPLICAS": "main:1",
+        "BACKENDAI_CLUSTER_SIZE": str(len(hosts)),
+        "BACKENDAI_CLUSTER_REPLICAS": ",".join(f"{role}:{count}" for role, count in roles.items()),
         "BACKENDAI_CLUSTER_HOST": desired.hostname,
-        "BACKENDAI_CLUSTER_HOSTS": desired.hostname,
-        "BACKENDAI_CLUSTER_ROLE": "main",
-        "BACKENDAI_CLUSTER_IDX": "1",
-        "BACKENDAI_CLUSTER_LOCAL_RANK": "0",
+        "BACKENDAI_CLUSTER_HOSTS": ",".join(hosts),
+        "BACKENDAI_CLUSTER_ROLE": desired.cluster_role,
+        "BACKENDAI_CLUSTER_IDX": str(desired.cluster_idx),
+        "BACKENDAI_CLUSTER_LOCAL_RANK": str(
+            hosts.index(desired.hostname) if desired.hostname in hosts else 0
+        ),
         "BACKENDAI_SERVICE_PORTS": "",
         "BACKENDAI_PREOPEN_PORTS": "",
         "GPU_COUNT": "0",

@@ -31,7 +31,9 @@ STREAMS_MAX = 128
 OPEN_TIMEOUT_S = 15.0
 GREETING_TIMEOUT_S = 5.0
 GREETINGS_MAX = 16
-"""Connections that have not said yet what they are."""
+"""Connections that have not said yet what they are. The runner's say so with the connection; only strangers have to be waited for."""
+BACKLOG = 256
+ACCEPTS_AT_A_TIME = 64
 READ_BYTES = 64 << 10
 SPURIOUS_MAX = 1000
 ACCEPT_AGAIN_S = 1.0
@@ -251,7 +253,7 @@ class Streams:
             path.chmod(0o600)
             if os.getuid() == 0:
                 os.chown(path, self._uid, self._uid, follow_symlinks=False)
-            listener.listen(GREETINGS_MAX)
+            listener.listen(BACKLOG)
         except OSError as exc:
             listener.close()
             raise StreamClosed(f"the kernel's stream socket can't be made: {exc.strerror}") from exc
@@ -260,72 +262,71 @@ class Streams:
 
     def _accept(self) -> None:
         assert self._listener is not None
-        try:
-            connection, _ = self._listener.accept()
-        except BlockingIOError:
-            return
-        except OSError as exc:
-            # Out of descriptors, most likely: it would be told again at once.
-            log.warning("stream-not-accepted", error=str(exc))
-            loop = asyncio.get_running_loop()
-            loop.remove_reader(self._listener.fileno())
-            loop.call_later(ACCEPT_AGAIN_S, self._accept_again)
-            return
-        if len(self._greetings) >= GREETINGS_MAX:
-            connection.close()
-            return
-        connection.setblocking(False)
-        task = asyncio.create_task(self._greet(connection), name="stream-greeting")
-        self._greetings.add(task)
-        task.add_done_callback(self._greetings.discard)
+        for _ in range(ACCEPTS_AT_A_TIME):
+            try:
+                connection, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as exc:
+                # Out of descriptors, most likely: it would be told again at once.
+                log.warning("stream-not-accepted", error=str(exc))
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(self._listener.fileno())
+                loop.call_later(ACCEPT_AGAIN_S, self._accept_again)
+                return
+            connection.setblocking(False)
+            try:
+                self._take(connection, *_receive(connection))
+            except BlockingIOError:
+                self._wait_for(connection)
+            except OSError:
+                connection.close()
 
     def _accept_again(self) -> None:
         if self._listener is not None:
             asyncio.get_running_loop().add_reader(self._listener.fileno(), self._accept)
 
+    def _wait_for(self, connection: socket.socket) -> None:
+        if len(self._greetings) >= GREETINGS_MAX:
+            connection.close()
+            return
+        task = asyncio.create_task(self._greet(connection), name="stream-greeting")
+        self._greetings.add(task)
+        task.add_done_callback(self._greetings.discard)
+
     async def _greet(self, connection: socket.socket) -> None:
-        """Takes in what a connection says that it is."""
-        kept = False
+        """Waits for a connection's first words."""
         pipe = Pipe(connection, lambda _: None)
-        fds: list[int] = []
         try:
             async with asyncio.timeout(GREETING_TIMEOUT_S):
-                stream_id, fds = await self._first_words(connection, pipe)
-            answer = self._asked.get(stream_id)
-            if answer is None or answer.done():
-                return
-            terminal = stream_id in self._terminals
-            if terminal != (not fds):
+                if await pipe.wait_readable():
+                    self._take(connection, *_receive(connection))
+        except (TimeoutError, OSError):
+            pipe.close()
+        except asyncio.CancelledError:
+            pipe.close()
+            raise
+
+    def _take(self, connection: socket.socket, first_words: bytes, fds: list[int]) -> None:
+        """Gives what came to whoever asked for it; what nobody asked for is closed."""
+        stream_id = first_words.decode("ascii", "replace")
+        answer = self._asked.get(stream_id) if len(first_words) == p.STREAM_ID_BYTES else None
+        kept = False
+        if answer is not None and not answer.done():
+            if (stream_id in self._terminals) != (not fds):
                 answer.set_exception(StreamClosed("the session sent something else than what was asked for"))
-                return
-            if terminal:
+            elif not fds:
                 answer.set_result(connection)
                 kept = True
-                return
-            try:
-                answer.set_result(tcp_socket(fds.pop()))
-            except OSError as exc:
-                answer.set_exception(StreamClosed(f"the session did not hand over a connection: {exc}"))
-        except (TimeoutError, OSError):
-            return
-        finally:
-            for fd in fds:
-                os.close(fd)
-            if not kept:
-                pipe.close()
-
-    async def _first_words(self, connection: socket.socket, pipe: Pipe) -> tuple[str, list[int]]:
-        """The stream's id, and the descriptors that came with it. Raises OSError."""
-        while True:
-            try:
-                data, fds = _receive(connection)
-            except BlockingIOError:
-                if not await pipe.wait_readable():
-                    raise
-                continue
-            if len(data) != p.STREAM_ID_BYTES:
-                data = b""
-            return data.decode("ascii", "replace"), fds
+            else:
+                try:
+                    answer.set_result(tcp_socket(fds.pop()))
+                except OSError as exc:
+                    answer.set_exception(StreamClosed(f"the session did not hand over a connection: {exc}"))
+        for fd in fds:
+            os.close(fd)
+        if not kept:
+            connection.close()
 
 
 def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:

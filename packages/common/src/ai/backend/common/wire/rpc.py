@@ -48,6 +48,10 @@ class DesiredKernel(msgspec.Struct, frozen=True, kw_only=True):
     shm_bytes: int = 64 << 20
     environ: dict[str, str] = {}
     hostname: str = "main1"
+    cluster_role: str = "main"
+    cluster_idx: int = 1
+    cluster_hosts: tuple[str, ...] = ("main1",)
+    """The names of all kernels of the session, the main one first."""
     runtime_type: str = "python"
     runtime_path: str = ""
     session_name: str = ""

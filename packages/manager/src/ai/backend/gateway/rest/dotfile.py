@@ -83,7 +83,7 @@ async def get_dotfiles(request: AnyRequest) -> Response[bytes]:
     return await _list(request, wire.GetDotfiles, Scope.USER)
 
 
-@post(OWN, status_code=200, opt=_changing(wire.PutDotfile, "Add a dotfile"))
+@post(OWN, status_code=200, opt=_changing(wire.PutDotfile, "Add a dotfile", refusals=(403, 503)))
 async def create_dotfile(request: AnyRequest) -> Response[bytes]:
     return await _create(request, wire.PutDotfile, Scope.USER)
 

@@ -65,6 +65,7 @@ def overlay_of(form: wire.CreateFromTemplate) -> Overlay:
         "batch_timeout": form.batch_timeout,
         "starts_at": form.starts_at or None,
         "dependencies": tuple(form.dependencies),
+        "callback_url": form.callback_url or None,
     }
     mounts = {str(one).partition(":")[0]: str(one).partition(":")[2] for one in config.mounts}
     mounts |= {name: str(path) for name, path in config.mount_map.items()}

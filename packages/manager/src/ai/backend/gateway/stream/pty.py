@@ -6,6 +6,7 @@ The client sends `stdin` (`chars`: base 64), `resize` (`rows`, `cols`), `ping` a
 
 import base64
 import binascii
+from contextlib import suppress
 
 import msgspec
 from litestar import websocket
@@ -58,8 +59,6 @@ class Terminal:
                     await close(self._socket, FAILED, reason_of(exc))
             except InvalidInput as exc:
                 await close(self._socket, UNSUPPORTED, reason_of(exc))
-            except StreamClosed:
-                await close(self._socket, NORMAL)
             except BackendError as exc:
                 log.info("terminal-ended", session=self._ref, code=exc.code, reason=exc.message)
                 await close(self._socket, close_code(exc), reason_of(exc))
@@ -71,7 +70,8 @@ class Terminal:
         rows, columns = self._size
         stream = await self._sessions.terminal(self._principal, self._ref, rows=rows, columns=columns)
         try:
-            await race(self._inwards(stream), self._outwards(stream))
+            with suppress(StreamClosed):
+                await race(self._inwards(stream), self._outwards(stream))
         finally:
             stream.close()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from litestar import WebSocket
 
-from ai.backend.common.errors import BackendError, ServiceRefused, StreamClosed, Timeout, TooManyStreams
+from ai.backend.common.errors import BackendError, ServiceRefused, Timeout, TooManyStreams
 from ai.backend.common.log import get_logger
 
 log = get_logger(__name__)
@@ -18,7 +18,7 @@ NORMAL, GOING_AWAY, UNSUPPORTED, FAILED, TRY_AGAIN = 1000, 1001, 1003, 1011, 101
 def close_code(error: BackendError | None) -> int:
     """How a stream that ended with this is closed; None is an end in order."""
     match error:
-        case None | StreamClosed():
+        case None:
             return GOING_AWAY
         case ServiceRefused() | TooManyStreams() | Timeout():
             return TRY_AGAIN

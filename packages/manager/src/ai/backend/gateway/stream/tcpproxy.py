@@ -4,12 +4,14 @@ Neither side is read faster than the other takes: the WebSocket is not read whil
 back while the client does not read. What a client sent before it left is still delivered.
 """
 
+from contextlib import suppress
+
 import msgspec
 from litestar import websocket
 from litestar.params import FromPath
 from litestar.types import ControllerRouterHandler
 
-from ai.backend.common.errors import BackendError, InvalidInput
+from ai.backend.common.errors import BackendError, InvalidInput, StreamClosed
 from ai.backend.common.log import get_logger
 from ai.backend.common.stream import Stream
 from ai.backend.common.wire.rest.session import StreamApp
@@ -72,7 +74,8 @@ async def proxy_tcp(socket: AnySocket, name: FromPath[str]) -> None:
     try:
         stream = await sessions.connect(principal, name, port)
         try:
-            await race(_inwards(socket, stream), _outwards(socket, stream))
+            with suppress(StreamClosed):
+                await race(_inwards(socket, stream), _outwards(socket, stream))
         finally:
             stream.close()
     except BackendError as exc:

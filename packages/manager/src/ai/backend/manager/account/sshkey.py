@@ -1,8 +1,7 @@
-"""SSH keys of users: made here, or brought along. Nothing is kept."""
+"""SSH keys of users: made here, or brought along. Nothing is kept.
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization as form
-from cryptography.hazmat.primitives.asymmetric import rsa
+The library's parts for this are loaded when they are used, which is rarely: a start must not pay for them.
+"""
 
 from ai.backend.common.errors import InvalidInput
 
@@ -14,6 +13,9 @@ CHARACTERS_MAX = 16 * 1024
 
 def generate() -> SshKeypair:
     """RSA, because every SSH there is takes it. Takes a good part of a second: call it in a thread."""
+    from cryptography.hazmat.primitives import serialization as form
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
     key = rsa.generate_private_key(public_exponent=65537, key_size=BITS)
     private = key.private_bytes(form.Encoding.PEM, form.PrivateFormat.TraditionalOpenSSL, form.NoEncryption())
     public = key.public_key().public_bytes(form.Encoding.OpenSSH, form.PublicFormat.OpenSSH)
@@ -22,6 +24,9 @@ def generate() -> SshKeypair:
 
 def check(public: str, private: str) -> SshKeypair:
     """A pair from outside, if it is one. Raises InvalidInput."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization as form
+
     if max(len(public), len(private)) > CHARACTERS_MAX:
         raise InvalidInput("that is too long for an SSH key", limit=CHARACTERS_MAX, field="privkey")
     text = private.strip() + "\n"

@@ -146,6 +146,15 @@ class Intake:
             stop_kernels(conn, now_is, reason=reaction.reason or "anomaly-detected", forced=False, now=now)
         if now_is is not None and now_is.status.terminal:
             session_store.touch_agents(conn, (kernel.agent_id for kernel in now_is.kernels))
+        if (
+            now_is is not None
+            and now_is.status is SessionStatus.RUNNING
+            and now_is.is_batch
+            and len(now_is.kernels) > 1
+        ):
+            # Its command goes to the main kernel only now that all of them run.
+            session_store.touch_agents(conn, [now_is.main.agent_id])
+            return Change.ROOM
         started = now_is is not None and now_is.status in (SessionStatus.PREPARING, SessionStatus.RUNNING)
         if started and now_is is not None and now_is.status is SessionStatus.RUNNING and now_is.deadline_at:
             return Change.TIMED

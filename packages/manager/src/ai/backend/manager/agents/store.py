@@ -14,7 +14,6 @@ from ..db.schema import agents, kernels, resource_groups
 from ..db.statement import one_of, update_row
 from ..directory.model import Listing
 from ..image import store as image_store
-from ..image.model import Image
 from ..listing.statement import Field, Fields, condition, ordering
 from ..session.store import OCCUPYING
 from .model import Agent, AgentStatus
@@ -125,17 +124,7 @@ def heard(conn: sa.Connection, report: AgentReport, now: datetime, *, images_cha
             values["status_changed_at"] = now
         update_row(conn, agents, {"id": report.agent_id}, values)
     if images_changed or known is None:
-        reported = [
-            Image(
-                name=image.name,
-                architecture=image.architecture,
-                digest=image.digest,
-                size_bytes=image.size_bytes,
-                labels=image.labels,
-            )
-            for image in report.images
-        ]
-        image_store.report(conn, report.agent_id, reported, now)
+        image_store.report(conn, report.agent_id, image_store.of_report(report), now)
 
 
 def mark_lost(conn: sa.Connection, silent_since: datetime, now: datetime) -> list[str]:

@@ -302,6 +302,7 @@ kernels = sa.Table(
     sa.Column("status_changed_at", UtcDateTime, nullable=False),
     sa.Column("preopen_ports", JsonDocument, nullable=False, default=list),
     sa.Column("service_ports", JsonDocument, nullable=False, default=list),
+    sa.Column("revision", sa.BigInteger, nullable=False, default=0),  # grows with each change of the row
 )
 sa.Index("ix_kernels_status", kernels.c.status)
 

@@ -17,19 +17,26 @@ def one_of(column: sa.ColumnElement[Any], texts: Iterable[str]) -> sa.ColumnElem
 
 
 def update_row(
-    conn: sa.Connection, table: sa.Table, where: Mapping[str, Any], values: Mapping[str, Any]
+    conn: sa.Connection,
+    table: sa.Table,
+    where: Mapping[str, Any],
+    values: Mapping[str, Any],
+    *,
+    counting: str = "",
 ) -> int:
-    """Sets columns of the rows whose columns `where` have these values; returns how many rows there were."""
-    statement = _update(table, tuple(where), tuple(values))
+    """Sets columns of the rows whose columns `where` have these values, and adds one to the column `counting`; returns how many rows
+    there were."""
+    statement = _update(table, tuple(where), tuple(values), counting)
     parameters = {f"where_{name}": value for name, value in where.items()}
     parameters |= {f"set_{name}": value for name, value in values.items()}
     return conn.execute(statement, parameters).rowcount
 
 
 @lru_cache(maxsize=256)
-def _update(table: sa.Table, where: tuple[str, ...], columns: tuple[str, ...]) -> sa.Update:
+def _update(table: sa.Table, where: tuple[str, ...], columns: tuple[str, ...], counting: str) -> sa.Update:
+    counted: dict[str, Any] = {counting: table.c[counting] + 1} if counting else {}
     return (
         sa.update(table)
         .where(*(table.c[name] == sa.bindparam(f"where_{name}", type_=table.c[name].type) for name in where))
-        .values({name: sa.bindparam(f"set_{name}", type_=table.c[name].type) for name in columns})
+        .values({name: sa.bindparam(f"set_{name}", type_=table.c[name].type) for name in columns} | counted)
     )

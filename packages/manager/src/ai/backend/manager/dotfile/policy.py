@@ -54,7 +54,9 @@ def path_of(text: str) -> str:
 
 def packed_bytes(files: Iterable[Dotfile]) -> int:
     """The published measure of a set of dotfiles: its MessagePack form."""
-    return len(msgspec.msgpack.encode([{"path": f.path, "perm": f.permission, "data": f.data} for f in files]))
+    return len(
+        msgspec.msgpack.encode([{"path": f.path, "perm": f.permission, "data": f.data} for f in files])
+    )
 
 
 def check(file: Dotfile) -> BackendError | None:
@@ -121,9 +123,7 @@ def _too_large(files: list[Dotfile]) -> BackendError | None:
 def check_script(script: str) -> BackendError | None:
     """What is wrong with a bootstrap script, or None; an empty one means none."""
     if len(script.encode()) > PACKED_BYTES_MAX:
-        return InvalidInput(
-            f"a bootstrap script has at most {PACKED_BYTES_MAX >> 10} KiB", field="script"
-        )
+        return InvalidInput(f"a bootstrap script has at most {PACKED_BYTES_MAX >> 10} KiB", field="script")
     return InvalidInput("a script has no NUL characters", field="script") if "\0" in script else None
 
 

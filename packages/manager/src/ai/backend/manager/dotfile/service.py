@@ -17,6 +17,7 @@ from ..access.model import Principal
 from ..audit import store as audit_store
 from ..audit.model import note
 from ..db.database import Database
+from ..identity import store as identity_store
 from . import store
 from .model import Dotfile, DotfileNotFound, Owner, Scope
 from .policy import check_script, may_read, may_write, path_of, refuse_change, refuse_new
@@ -154,14 +155,14 @@ def _owner(
     domain_name = domain_name or principal.domain_name
     if scope is Scope.DOMAIN:
         owner = Owner(scope=scope, key=domain_name)
-        if not may_read(principal, owner, domain_name, member=False) or not store.domain_exists(
+        if not may_read(principal, owner, domain_name, member=False) or not identity_store.domain_exists(
             conn, domain_name
         ):
             raise DomainNotFound(f"no domain {domain_name[:64]!r}")
         return owner, domain_name
     if not project:
         raise InvalidInput("which group?", hint="Give its name or id as 'group'.", field="group")
-    found = store.project(conn, project, domain_name, principal.user_id)
+    found = identity_store.find_project(conn, project, domain_name, principal.user_id)
     if found is not None:
         project_id, its_domain, member = found
         owner = Owner(scope=scope, key=str(project_id))

@@ -2,9 +2,9 @@
 
 import sqlalchemy as sa
 
-from ai.backend.common.ids import AccessKey, ProjectId, UserId, parse_uuid
+from ai.backend.common.ids import AccessKey, ProjectId
 
-from ..db.schema import domains, dotfiles, keypairs, project_members, projects
+from ..db.schema import dotfiles, keypairs
 from ..db.statement import update_row
 from ..db.upsert import upsert
 from .model import Dotfile, Owner, Scope
@@ -18,7 +18,9 @@ _OF_OWNER = (
 _OF_SESSION = sa.select(dotfiles).where(
     sa.or_(
         *(
-            sa.and_(dotfiles.c.scope == sa.literal_column(f"'{scope}'"), dotfiles.c.owner == sa.bindparam(scope))
+            sa.and_(
+                dotfiles.c.scope == sa.literal_column(f"'{scope}'"), dotfiles.c.owner == sa.bindparam(scope)
+            )
             for scope in ("user", "project", "domain")
         )
     )
@@ -68,28 +70,3 @@ def script(conn: sa.Connection, access_key: AccessKey) -> str:
 
 def set_script(conn: sa.Connection, access_key: AccessKey, text: str) -> None:
     update_row(conn, keypairs, {"access_key": access_key}, {"bootstrap_script": text})
-
-
-def project(
-    conn: sa.Connection, name_or_id: str, domain_name: str, user_id: UserId
-) -> tuple[ProjectId, str, bool] | None:
-    """An active project by id, or by name within a domain: its id, its domain, and whether the user is a member."""
-    project_id = parse_uuid(name_or_id)
-    query = sa.select(projects.c.id, projects.c.domain_name).where(projects.c.is_active)
-    if project_id is not None:
-        query = query.where(projects.c.id == project_id)
-    else:
-        query = query.where(projects.c.name == name_or_id, projects.c.domain_name == domain_name)
-    row = conn.execute(query).first()
-    if row is None:
-        return None
-    member = conn.execute(
-        sa.select(project_members.c.user_id).where(
-            project_members.c.project_id == row.id, project_members.c.user_id == user_id
-        )
-    ).first()
-    return ProjectId(row.id), row.domain_name, member is not None
-
-
-def domain_exists(conn: sa.Connection, name: str) -> bool:
-    return conn.execute(sa.select(domains.c.name).where(domains.c.name == name)).first() is not None

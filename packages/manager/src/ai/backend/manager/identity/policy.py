@@ -18,6 +18,11 @@ def refuse_delegation(asking: Principal, owner: Principal) -> BackendError | Non
     same_domain = asking.role is Role.ADMIN and asking.domain_name == owner.domain_name
     if same_domain and owner.role is not Role.SUPERADMIN:
         return None
+    return not_theirs()
+
+
+def not_theirs() -> Forbidden:
+    """Told also of a key that does not exist."""
     return Forbidden("you may not act for the owner of that access key")
 
 

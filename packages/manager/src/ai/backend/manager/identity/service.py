@@ -30,7 +30,7 @@ from ..db.database import Database, UniqueViolation
 from ..secret import Secrets
 from . import store
 from .model import Credential, KeypairPolicy, NewUser, Seeded, SeedResult, User, UserDraft
-from .policy import check_user, refuse_delegation
+from .policy import check_user, not_theirs, refuse_delegation
 
 CACHED_MAX = 10_000
 CACHED_S = 30.0
@@ -117,12 +117,15 @@ class IdentityService:
             self.forget()
 
     async def delegate(self, principal: Principal, owner_access_key: str | None) -> Principal:
-        """Whom to act as. Raises InvalidInput for an unknown key and Forbidden when the principal may not."""
+        """Whom to act as. Raises Forbidden when the principal may not, and InvalidInput for an unknown key, but only for whom no key is
+        hidden: others must not learn which keys there are."""
         if not owner_access_key or owner_access_key == principal.access_key:
             return principal
         try:
             owner, _ = await self.authenticate(owner_access_key)
         except Unauthenticated as exc:
+            if principal.role is not Role.SUPERADMIN:
+                raise not_theirs() from exc
             raise InvalidInput("Unknown owner access key", field="owner_access_key") from exc
         refusal = refuse_delegation(principal, owner)
         if refusal is not None:

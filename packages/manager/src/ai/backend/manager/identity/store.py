@@ -165,3 +165,22 @@ def deactivate_keypair(conn: sa.Connection, access_key: str) -> bool:
 def join_project(conn: sa.Connection, project_id: ProjectId, user_id: UserId) -> None:
     member = {"project_id": project_id, "user_id": user_id}
     upsert(conn, project_members, member, key=["project_id", "user_id"])
+
+
+def find_project(
+    conn: sa.Connection, name_or_id: str, domain_name: str, user_id: UserId
+) -> tuple[ProjectId, str, bool] | None:
+    """An active project by id anywhere, or by name within a domain: its id, its domain, and whether the user is a member."""
+    project_id = parse_uuid(name_or_id)
+    query = sa.select(projects.c.id, projects.c.domain_name).where(projects.c.is_active)
+    if project_id is not None:
+        query = query.where(projects.c.id == project_id)
+    else:
+        query = query.where(projects.c.name == name_or_id, projects.c.domain_name == domain_name)
+    row = conn.execute(query).first()
+    if row is None:
+        return None
+    membership = sa.select(project_members.c.user_id).where(
+        project_members.c.project_id == row.id, project_members.c.user_id == user_id
+    )
+    return ProjectId(row.id), row.domain_name, conn.execute(membership).first() is not None

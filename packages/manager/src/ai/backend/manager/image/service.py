@@ -1,14 +1,20 @@
 """What users ask about images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from uuid import UUID
 
 import sqlalchemy as sa
 
+from ai.backend.common.clock import Clock
 from ai.backend.common.errors import Conflict, Forbidden, ImageNotFound, InvalidInput, NotFound
+from ai.backend.common.wire.rpc import AgentReport
 
 from ..access.model import Principal
-from ..access.policy import Action, Reach, reach
+from ..access.policy import Action, Reach, demand, reach
 from ..db.database import Database
+from ..task.model import Reporter
+from ..task.service import TaskService
 from . import store
 from .model import Image
 
@@ -17,8 +23,21 @@ Holders = dict[str, list[str]]
 
 
 class ImageService:
-    def __init__(self, database: Database) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        tasks: TaskService,
+        *,
+        reports: Callable[[], Sequence[AgentReport]],
+        wake: Callable[[], None],
+    ) -> None:
+        """`reports`: the newest of each agent; `wake`: there may be other images now."""
         self._database = database
+        self._clock = clock
+        self._tasks = tasks
+        self._reports = reports
+        self._wake = wake
 
     async def list(self, principal: Principal) -> list[Image]:
         if reach(principal, Action.IMAGE_READ) is Reach.NOTHING:
@@ -70,6 +89,25 @@ class ImageService:
         self._only_writers(principal)
         if not await self._database.run(lambda conn: store.remove_alias(conn, alias)):
             raise NotFound(f"no alias {alias[:128]!r}")
+
+    async def rescan(self, principal: Principal) -> UUID:
+        """Begins to read anew what agents hold, and returns the background task's id. Raises NotPrivileged."""
+        demand(principal, Action.IMAGE_RESCAN)
+
+        async def work(reporter: Reporter) -> str:
+            reports = self._reports()
+            for number, report in enumerate(reports):
+                reporter.update(number, len(reports), f"reading the images of {report.agent_id}")
+                await self._database.run(partial(self._take, report=report))
+            reporter.update(len(reports), len(reports), "done")
+            self._wake()
+            names = {image.name for report in reports for image in report.images}
+            return f"{len(names)} images on {len(reports)} agents"
+
+        return await self._tasks.start(principal, "rescan-images", work)
+
+    def _take(self, conn: sa.Connection, report: AgentReport) -> None:
+        store.report(conn, report.agent_id, store.of_report(report), self._clock.now())
 
     @staticmethod
     def _only_writers(principal: Principal) -> None:

@@ -5,6 +5,8 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from ai.backend.common.wire.rpc import AgentReport
+
 from ..db.schema import agent_images, image_aliases, images
 from ..db.upsert import upsert
 from .model import Image
@@ -37,6 +39,19 @@ def on_agents(conn: sa.Connection) -> dict[str, set[str]]:
     for row in conn.execute(_ON_AGENTS):
         found.setdefault(row.agent_id, set()).add(row.image_name)
     return found
+
+
+def of_report(report: AgentReport) -> list[Image]:
+    return [
+        Image(
+            name=image.name,
+            architecture=image.architecture,
+            digest=image.digest,
+            size_bytes=image.size_bytes,
+            labels=image.labels,
+        )
+        for image in report.images
+    ]
 
 
 def report(conn: sa.Connection, agent_id: str, reported: Iterable[Image], now: datetime) -> None:

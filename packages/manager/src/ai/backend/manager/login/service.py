@@ -10,7 +10,14 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 
 from ai.backend.common.clock import Clock
-from ai.backend.common.errors import BackendError, Forbidden, InvalidInput, Unauthenticated, UserNotFound
+from ai.backend.common.errors import (
+    BackendError,
+    ConfigError,
+    Forbidden,
+    InvalidInput,
+    Unauthenticated,
+    UserNotFound,
+)
 from ai.backend.common.ids import Random, UserId
 from ai.backend.common.log import get_logger
 
@@ -56,6 +63,11 @@ class LoginService:
         self._config = config
         self._clock = clock
         self._rng = rng
+        if 0 < len(config.token_secret) < token.SECRET_CHARACTERS_MIN:
+            raise ConfigError(
+                f"manager.login.token-secret has fewer than {token.SECRET_CHARACTERS_MIN} characters",
+                hint="Whoever guesses it logs in as anybody: make it of random characters.",
+            )
 
     @property
     def domain_name(self) -> str:

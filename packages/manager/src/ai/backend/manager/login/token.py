@@ -9,6 +9,7 @@ from ai.backend.common.errors import Unauthenticated
 LIFETIME_S_MAX = 300
 ALGORITHM = "HS256"
 CHARACTERS_MAX = 4096
+SECRET_CHARACTERS_MIN = 32
 REFUSAL = "The login token is not valid."
 
 

@@ -28,7 +28,9 @@ class ProviderClient:
             raise ProviderUnavailable(f"the OpenID provider answered with {status}")
         return values
 
-    async def redeem(self, url: str, form: Mapping[str, str], *, basic: tuple[str, str] | None) -> dict[str, Any]:
+    async def redeem(
+        self, url: str, form: Mapping[str, str], *, basic: tuple[str, str] | None
+    ) -> dict[str, Any]:
         """Trades a code for tokens. Raises OpenIdRefused when the provider does not want to."""
         # RFC 6749 2.3.1 wants both parts encoded before they are joined.
         auth = (quote(basic[0], safe=""), quote(basic[1], safe="")) if basic else None

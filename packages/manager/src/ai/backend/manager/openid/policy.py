@@ -11,6 +11,8 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+from ai.backend.common.errors import ConfigError
+
 from ..config import OpenIdConfig
 from .model import Claims, Identified, OpenIdRefused, Provider, ProviderUnavailable, Started
 
@@ -44,6 +46,23 @@ def is_safe(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def check_config(config: OpenIdConfig) -> None:
+    """Raises ConfigError for what could let nobody in, or anybody."""
+    if not config.issuer:
+        return
+    why = ""
+    if not is_safe(config.issuer):
+        why = "issuer is no https address"
+    elif not config.client_id:
+        why = "client-id is missing"
+    elif "openid" not in config.scopes:
+        why = "scopes lack openid"
+    elif not config.algorithms or not ASYMMETRIC.issuperset(config.algorithms):
+        why = f"algorithms are some of {', '.join(sorted(ASYMMETRIC))}"
+    if why:
+        raise ConfigError(f"manager.openid: {why}")
 
 
 def provider_of(issuer: str, document: Mapping[str, Any]) -> Provider:
@@ -173,7 +192,9 @@ def check_id_token(
         why = "expiry"
     elif any((times[name] or 0) > now_s + LEEWAY_S for name in ("iat", "nbf")):
         why = "time of issue"
-    elif not isinstance(given, str) or not hmac.compare_digest(given.encode("utf-8", "replace"), nonce.encode()):
+    elif not isinstance(given, str) or not hmac.compare_digest(
+        given.encode("utf-8", "replace"), nonce.encode()
+    ):
         why = "nonce"
     elif not isinstance(subject, str) or not 0 < len(subject) <= SUBJECT_MAX:
         why = "subject"
@@ -191,13 +212,12 @@ def _verified(token: str, keys: Sequence[dict[str, Any]], config: OpenIdConfig) 
     if len(token) > TEXT_MAX:
         raise OpenIdRefused(REFUSED, reason="size")
     wanted = key_id_of(token)
-    allowed = [name for name in config.algorithms if name in ASYMMETRIC]
     for key in keys:
         if wanted is not None and key.get("kid") != wanted:
             continue
         fitting = [
             name
-            for name in allowed
+            for name in config.algorithms
             if _KEY_TYPES[name[:2]] == key["kty"] and key.get("alg") in (None, name)
         ]
         try:

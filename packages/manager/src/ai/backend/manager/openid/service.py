@@ -17,7 +17,7 @@ from ai.backend.common.clock import Clock
 from ai.backend.common.ids import Random, UserId
 from ai.backend.common.log import get_logger
 
-from ..account.model import Application
+from ..account.model import Application, EmailTaken
 from ..account.service import AccountService
 from ..config import OpenIdConfig
 from ..db.database import Database, UniqueViolation
@@ -73,6 +73,7 @@ class OpenIdService:
         self._provider: tuple[float, Provider] | None = None
         self._keys: tuple[float, list[dict[str, Any]]] | None = None
         self._asking = asyncio.Lock()
+        policy.check_config(config)
 
     async def begin(self, base_url: str, next_path: str) -> Begun:
         """Raises OpenIdOff or ProviderUnavailable."""
@@ -153,9 +154,7 @@ class OpenIdService:
                 self._keys = kept
             return kept[1]
 
-    async def _redeem(
-        self, provider: Provider, base_url: str, started: Started, code: str
-    ) -> dict[str, Any]:
+    async def _redeem(self, provider: Provider, base_url: str, started: Started, code: str) -> dict[str, Any]:
         config = self._config
         form = {
             "grant_type": "authorization_code",
@@ -217,7 +216,10 @@ class OpenIdService:
             password=self._random(),
             full_name=who.name,
         )
-        member = await self._accounts.make(application, project=self._config.project)
+        try:
+            member = await self._accounts.make(application, project=self._config.project)
+        except EmailTaken as exc:
+            raise self._refused("the address is somebody's who may not be linked") from exc
         try:
             linked = await self._database.run(
                 lambda conn: store.link(conn, self._config.domain, who.email, who.subject)

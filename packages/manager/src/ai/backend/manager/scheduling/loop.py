@@ -21,7 +21,7 @@ from ..db.database import Database
 from ..loop import Loop
 from ..session import store as session_store
 from ..session.machine import Event
-from ..session.model import Dependency, Session, SessionStatus
+from ..session.model import ClusterMode, Dependency, Session, SessionStatus
 from ..session.transition import advance, cancel_kernels
 from .policy import HELD, Doom, Hold, verdict
 
@@ -29,6 +29,12 @@ log = get_logger(__name__)
 
 CLOCK_STEP_S = 0.002
 """Timers may go off a moment early."""
+
+
+def _chosen(session: Session, number: int) -> str:
+    """The agent that was chosen for the kernel of this number; one alone is for all."""
+    chosen = session.agent_list
+    return chosen[number if len(chosen) > 1 else 0] if chosen else ""
 
 
 def snapshot_of(agents: list[Agent], pending: list[Session]) -> Snapshot:
@@ -61,9 +67,11 @@ def snapshot_of(agents: list[Agent], pending: list[Session]) -> Snapshot:
                         slots=kernel.requested_slots,
                         image=kernel.image_name,
                         architecture=kernel.architecture,
+                        agent_id=_chosen(session, number),
                     )
-                    for kernel in session.kernels
+                    for number, kernel in enumerate(session.kernels)
                 ),
+                single_node=session.cluster_mode is ClusterMode.SINGLE_NODE,
             )
             for session in pending
         ),

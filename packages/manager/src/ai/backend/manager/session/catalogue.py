@@ -85,8 +85,9 @@ def statuses_of(text: str | None) -> tuple[str, ...] | None:
 
 
 class SessionCatalogue:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, memo: store.Memo) -> None:
         self._database = database
+        self._memo = memo
 
     @staticmethod
     def _visible(principal: Principal) -> list[sa.ColumnElement[bool]]:
@@ -129,7 +130,7 @@ class SessionCatalogue:
             total = conn.execute(
                 sa.select(sa.func.count()).select_from(t.sessions).where(*where)
             ).scalar_one()
-            found = store.find(conn, *where, order=order, limit=asked.limit, offset=asked.offset)
+            found = self._memo.find(conn, *where, order=order, limit=asked.limit, offset=asked.offset)
             return Page(items=_entries(conn, found), total_count=total)
 
         return await self._database.read(op)
@@ -137,7 +138,7 @@ class SessionCatalogue:
     async def one(self, principal: Principal, session_id: UUID) -> Entry | None:
         where = self._visible(principal)
         found = await self._database.read(
-            lambda conn: _entries(conn, store.find(conn, *where, _S.id == SessionId(session_id)))
+            lambda conn: _entries(conn, self._memo.find(conn, *where, _S.id == SessionId(session_id)))
         )
         return found[0] if found else None
 
@@ -146,7 +147,7 @@ class SessionCatalogue:
         where = self._visible(principal)
         theirs = sa.select(t.kernels.c.session_id).where(t.kernels.c.agent_id.in_(list(agent_ids)))
         live = ~_S.status.in_(store.TERMINAL)
-        found = await self._database.read(lambda conn: store.find(conn, *where, live, _S.id.in_(theirs)))
+        found = await self._database.read(lambda conn: self._memo.find(conn, *where, live, _S.id.in_(theirs)))
         placed: dict[str, list[Session]] = {agent_id: [] for agent_id in agent_ids}
         for session in found:
             for agent_id in {kernel.agent_id for kernel in session.kernels}:

@@ -45,6 +45,13 @@ class SessionType(enum.StrEnum):
     INFERENCE = "inference"
 
 
+class ClusterMode(enum.StrEnum):
+    """The published words."""
+
+    SINGLE_NODE = "single-node"
+    MULTI_NODE = "multi-node"
+
+
 class SessionResult(enum.StrEnum):
     """What came of a batch session; the published words are these in upper case."""
 
@@ -151,7 +158,7 @@ class Session:
     batch_timeout_s: int | None = None
     starts_at: datetime | None = None
     callback_url: str | None = None
-    cluster_mode: str = "single-node"
+    cluster_mode: ClusterMode = ClusterMode.SINGLE_NODE
     agent_list: tuple[str, ...] = ()
     dependencies: tuple[SessionId, ...] = ()
     """Known when it is admitted, not when it is read: few ask."""

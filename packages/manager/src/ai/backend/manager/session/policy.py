@@ -10,15 +10,18 @@ from ai.backend.common.errors import (
     BackendError,
     ImageNotFound,
     ImpossibleResources,
+    InsufficientPrivilege,
     InvalidInput,
     QuotaExceeded,
     SessionExists,
 )
-from ai.backend.common.ids import KernelId, ProjectId, SessionId, check_session_name
+from ai.backend.common.ids import AgentId, KernelId, ProjectId, SessionId, check_session_name
 from ai.backend.common.quantity import CPU, MEM, ResourceSlots, format_size, parse_amount, parse_size
 
 from ..access.model import Principal
+from ..access.policy import Action, Reach, reach
 from ..agents.model import Agent
+from ..callback.policy import check_url
 from ..config import ManagerConfig
 from ..image.model import Image
 from ..image.policy import architecture_of, resolve
@@ -26,6 +29,7 @@ from .machine import deadline
 from .model import (
     WAITS_FOR_DEPENDENCIES,
     WAITS_FOR_TIME,
+    ClusterMode,
     Dependency,
     Kernel,
     Session,
@@ -91,6 +95,7 @@ def _admit(
     _check_texts(draft)
     timeout_s = _batch_timeout(draft)
     starts_at = _starts_at(draft, now)
+    mode = _cluster_mode(draft)
     architecture = architecture_of(draft.architecture)
     image = resolve(draft.image, architecture, facts.images, facts.aliases)
     if image is None:
@@ -110,7 +115,9 @@ def _admit(
     group = draft.resource_group or "default"
     if group not in facts.resource_groups:
         raise InvalidInput(f"no resource group {group!r}", field="scalingGroup")
-    _check_possible(slots, architecture, group, facts.agents)
+    together = draft.cluster_size if mode is ClusterMode.SINGLE_NODE else 1
+    _check_possible(_times(slots, together), architecture, group, facts.agents)
+    _check_chosen(draft, mode, group, principal, facts.agents)
     kernels = tuple(
         Kernel(
             id=kernel_id,
@@ -155,7 +162,7 @@ def _admit(
         resource_group=group,
         priority=10,
         tag=draft.tag,
-        requested_slots=ResourceSlots({name: amount * len(kernels) for name, amount in slots.items()}),
+        requested_slots=_times(slots, draft.cluster_size),
         resource_opts={"shmem": str(shm_bytes)},
         environ=dict(draft.environ),
         startup_command=draft.startup_command,
@@ -168,6 +175,9 @@ def _admit(
         batch_timeout_s=timeout_s,
         starts_at=starts_at,
         dependencies=tuple(dict.fromkeys(one.id for one in facts.dependencies)),
+        cluster_mode=mode,
+        agent_list=draft.agent_list,
+        callback_url=check_url(draft.callback_url, config) if draft.callback_url else None,
         kernels=kernels,
     )
 
@@ -182,12 +192,8 @@ def _check_texts(draft: SessionDraft) -> None:
             hint="Give it as startupCommand.",
             field="startupCommand",
         )
-    if draft.cluster_size != 1:
-        raise InvalidInput(
-            "sessions of more than one container are not served yet",
-            hint="Use clusterSize 1.",
-            field="clusterSize",
-        )
+    if draft.cluster_size < 1:
+        raise InvalidInput("a session has at least one container", field="clusterSize")
     if len(draft.dependencies) > DEPENDENCIES_MAX:
         raise InvalidInput(f"at most {DEPENDENCIES_MAX} dependencies", field="dependencies")
     if sum(len(k) + len(v) for k, v in draft.environ.items()) > ENVIRON_BYTES_MAX:
@@ -303,13 +309,16 @@ def _check_policy(draft: SessionDraft, facts: Facts, slots: ResourceSlots) -> No
         )
     if draft.cluster_size > facts.containers_per_session_max:
         raise QuotaExceeded(
-            f"at most {facts.containers_per_session_max} containers for each session",
+            f"at most {facts.containers_per_session_max} containers for each session, and you asked for {draft.cluster_size}",
+            hint="Ask for less, or ask an administrator for a higher limit.",
             limit="max_containers_per_session",
+            used=draft.cluster_size,
+            allowed=facts.containers_per_session_max,
         )
     allowed = facts.total_slots.amounts()
     over = [
         short
-        for short in (facts.held_slots + slots).shortfalls(ResourceSlots(allowed))
+        for short in (facts.held_slots + _times(slots, draft.cluster_size)).shortfalls(ResourceSlots(allowed))
         if short.slot in allowed
     ]
     if over:
@@ -321,6 +330,46 @@ def _check_policy(draft: SessionDraft, facts: Facts, slots: ResourceSlots) -> No
             limit="total_resource_slots",
             slots=[f"{t['slot']}: {t['asked']} > {t['available']}" for t in texts],
         )
+
+
+def _times(slots: ResourceSlots, count: int) -> ResourceSlots:
+    return ResourceSlots({name: amount * count for name, amount in slots.items()})
+
+
+def _cluster_mode(draft: SessionDraft) -> ClusterMode:
+    try:
+        return ClusterMode(draft.cluster_mode.lower())
+    except ValueError:
+        known = ", ".join(ClusterMode)
+        raise InvalidInput(
+            f"no cluster mode {draft.cluster_mode[:40]!r}", hint=f"One of {known}.", field="clusterMode"
+        ) from None
+
+
+def _check_chosen(
+    draft: SessionDraft, mode: ClusterMode, group: str, principal: Principal, agents: list[Agent]
+) -> None:
+    """Agents that were chosen by name: by whom, how many, and whether they are there."""
+    if not draft.agent_list:
+        return
+    if reach(principal, Action.AGENT_WRITE) is not Reach.ALL:
+        raise InsufficientPrivilege(
+            "only a superadministrator chooses agents for a session", hint="Leave agentList out."
+        )
+    wanted = draft.cluster_size if mode is ClusterMode.MULTI_NODE else 1
+    if len(draft.agent_list) != wanted:
+        raise InvalidInput(
+            f"agentList names {len(draft.agent_list)} agents, and this session takes {wanted}",
+            hint="One for a single-node session, one for each container of a multi-node session.",
+            field="agentList",
+        )
+    known = {agent.id: agent for agent in agents}
+    for agent_id in draft.agent_list:
+        agent = known.get(AgentId(agent_id))
+        if agent is None or agent.resource_group != group:
+            raise InvalidInput(
+                f"no agent {agent_id[:64]!r} in the resource group {group!r}", field="agentList"
+            )
 
 
 def _check_possible(slots: ResourceSlots, architecture: str, group: str, agents: list[Agent]) -> None:

@@ -53,6 +53,7 @@ from ..event.model import Event as SessionEvent
 from ..identity.service import IdentityService
 from ..image import store as image_store
 from ..loop import Loop
+from ..resource import store as resource_store
 from . import store
 from .machine import Event
 from .model import Created, Dependency, Node, Session, SessionDraft, SessionPage, SessionStatus
@@ -100,6 +101,7 @@ class SessionService:
         *,
         wake: Callable[[], None],
         wake_enqueued: Callable[[], None],
+        memo: store.Memo | None = None,
     ) -> None:
         """`wake_enqueued`: a session waits for its place; `wake`: anything else about sessions was written."""
         self._database = database
@@ -110,6 +112,7 @@ class SessionService:
         self._identity = identity
         self._wake = wake
         self._wake_enqueued = wake_enqueued
+        self._memo = memo or store.Memo()
         self._routes: dict[tuple[str, str], Route] = {}
         self._waiters: dict[SessionId, set[asyncio.Event]] = {}
         self._queries: Counter[SessionId] = Counter()
@@ -147,7 +150,7 @@ class SessionService:
                 images=image_store.all_images(conn),
                 aliases=image_store.aliases(conn),
                 agents=agent_store.all_agents(conn),
-                resource_groups=agent_store.resource_group_names(conn),
+                resource_groups=resource_store.usable_groups(conn, principal, draft.domain_name, project_id),
                 existing=existing[0] if existing else None,
                 live_sessions=live,
                 held_slots=held,
@@ -155,6 +158,7 @@ class SessionService:
                 containers_per_session_max=policy.max_containers_per_session,
                 total_slots=policy.total_resource_slots,
                 bootstrap_script=dotfile_store.script(conn, principal.access_key),
+                dependencies=needed,
             )
             outcome = admit(draft, facts, principal, ids, now, self._config)
             if isinstance(outcome, Session) and outcome.version == 0:
@@ -218,7 +222,7 @@ class SessionService:
 
         def op(conn: sa.Connection) -> list[Session]:
             if session_id is not None:
-                session = store.get(conn, SessionId(session_id))
+                session = self._memo.get(conn, SessionId(session_id))
                 if session is not None and not (live_only and session.status.terminal):
                     return [session]
             return store.by_name(conn, principal.access_key, ref, live_only=live_only)
@@ -242,7 +246,7 @@ class SessionService:
         self, principal: Principal, *, statuses: frozenset[SessionStatus] | None, limit: int, offset: int
     ) -> SessionPage:
         items, total = await self._database.read(
-            lambda conn: store.page(conn, principal, statuses, limit=limit, offset=offset)
+            lambda conn: store.page(conn, principal, statuses, memo=self._memo, limit=limit, offset=offset)
         )
         return SessionPage(items=tuple(items), total_count=total)
 

@@ -13,7 +13,7 @@ from ..access.model import Principal
 from ..access.policy import Action, Reach, reach
 from ..db.schema import agents, kernels, session_dependencies, sessions
 from ..db.statement import one_of, update_row
-from .model import Dependency, Kernel, KernelStatus, Session, SessionStatus, SessionType
+from .model import ClusterMode, Dependency, Kernel, KernelStatus, Session, SessionStatus, SessionType
 from .port import ServicePort
 
 TERMINAL = tuple(status.value for status in SessionStatus if status.terminal)
@@ -76,7 +76,7 @@ def _session(row: Any, members: Sequence[Kernel]) -> Session:
         batch_timeout_s=row.batch_timeout_s,
         starts_at=row.starts_at,
         callback_url=row.callback_url,
-        cluster_mode=row.cluster_mode,
+        cluster_mode=ClusterMode(row.cluster_mode),
         agent_list=tuple(row.agent_list),
         num_queries=row.num_queries,
         kernels=tuple(members),
@@ -110,6 +110,69 @@ class _Prepared:
         return [_session(row, members[row.id]) for row in rows]
 
 
+_FINGERPRINTS = sa.select(
+    sessions.c.id,
+    sessions.c.version,
+    sa.select(sa.func.sum(kernels.c.revision))
+    .where(kernels.c.session_id == sessions.c.id)
+    .correlate(sessions)
+    .scalar_subquery()
+    .label("revision"),
+)
+_FINGERPRINT_BY_ID = _FINGERPRINTS.where(
+    sessions.c.id == sa.bindparam("session_id", type_=sessions.c.id.type)
+)
+
+
+class Memo:
+    """Sessions as they were last read, by what tells that their rows have changed. Decoding a session costs ten times what finding it
+    does, and most sessions of a list are as they were at the last look.
+
+    Safe, as sessions are frozen and fingerprints are read in the transaction that uses what is remembered.
+    """
+
+    def __init__(self, size: int = 4096) -> None:
+        self._size = size
+        self._known: dict[SessionId, tuple[int, int, Session]] = {}
+
+    def find(
+        self,
+        conn: sa.Connection,
+        *where: sa.ColumnElement[bool],
+        order: Sequence[sa.ColumnElement[Any]] = (),
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[Session]:
+        """Like `find`."""
+        query = _FINGERPRINTS.where(*where).order_by(*(order or _BY_AGE))
+        if limit is not None:
+            query = query.limit(limit).offset(offset)
+        return self._read(conn, conn.execute(query).all())
+
+    def get(self, conn: sa.Connection, session_id: SessionId) -> Session | None:
+        """Like `get`."""
+        prints = conn.execute(_FINGERPRINT_BY_ID, {"session_id": session_id}).all()
+        return next(iter(self._read(conn, prints)), None)
+
+    def _read(self, conn: sa.Connection, prints: Sequence[Any]) -> list[Session]:
+        found: dict[SessionId, Session] = {}
+        missing: dict[SessionId, tuple[int, int]] = {}
+        for session_id, version, revision in prints:
+            known = self._known.get(session_id)
+            if known is not None and known[:2] == (version, revision):
+                found[session_id] = known[2]
+            else:
+                missing[session_id] = (version, revision)
+        ids = list(missing)
+        for start in range(0, len(ids), 500):
+            for session in find(conn, sessions.c.id.in_(ids[start : start + 500])):
+                found[session.id] = session
+                if len(self._known) >= self._size:
+                    del self._known[next(iter(self._known))]
+                self._known[session.id] = (*missing[session.id], session)
+        return [found[session_id] for session_id, _, _ in prints]
+
+
 def find(
     conn: sa.Connection,
     *where: sa.ColumnElement[bool],
@@ -134,6 +197,11 @@ def find(
 _LIVE = sessions.c.status.not_in([sa.literal_column(f"'{status}'") for status in TERMINAL])
 _find_by_id = _Prepared(sessions.c.id == sa.bindparam("session_id", type_=sessions.c.id.type))
 _STATUS = sa.select(sessions.c.status).where(
+    sessions.c.id == sa.bindparam("session_id", type_=sessions.c.id.type)
+)
+
+
+_FINGERPRINT_BY_ID = _FINGERPRINTS.where(
     sessions.c.id == sa.bindparam("session_id", type_=sessions.c.id.type)
 )
 
@@ -179,6 +247,7 @@ def page(
     principal: Principal,
     statuses: frozenset[SessionStatus] | None,
     *,
+    memo: Memo,
     limit: int,
     offset: int,
 ) -> tuple[list[Session], int]:
@@ -195,7 +264,7 @@ def page(
         where.append(sessions.c.status.in_([status.value for status in statuses]))
     total = conn.execute(sa.select(sa.func.count()).select_from(sessions).where(*where)).scalar_one()
     order = (sessions.c.created_at.desc(), sessions.c.id)
-    return find(conn, *where, order=order, limit=limit, offset=offset), total
+    return memo.find(conn, *where, order=order, limit=limit, offset=offset), total
 
 
 _HELD = sa.select(sessions.c.requested_slots).where(
@@ -243,7 +312,7 @@ def insert(conn: sa.Connection, session: Session) -> None:
             "batch_timeout_s": session.batch_timeout_s,
             "starts_at": session.starts_at,
             "callback_url": session.callback_url,
-            "cluster_mode": session.cluster_mode,
+            "cluster_mode": session.cluster_mode.value,
             "agent_list": list(session.agent_list),
         },
     )
@@ -270,6 +339,11 @@ def insert(conn: sa.Connection, session: Session) -> None:
             for kernel in session.kernels
         ],
     )
+
+
+def callback_url(conn: sa.Connection, session_id: SessionId) -> str | None:
+    query = sa.select(sessions.c.callback_url).where(sessions.c.id == session_id)
+    return conn.execute(query).scalar_one_or_none()
 
 
 def depend(conn: sa.Connection, session_id: SessionId, on: Iterable[SessionId]) -> None:
@@ -303,7 +377,7 @@ def update(conn: sa.Connection, session: Session, values: Mapping[str, Any]) -> 
 
 
 def update_kernel(conn: sa.Connection, kernel_id: KernelId, values: Mapping[str, Any]) -> None:
-    update_row(conn, kernels, {"id": kernel_id}, values)
+    update_row(conn, kernels, {"id": kernel_id}, values, counting="revision")
 
 
 def rename(conn: sa.Connection, session: Session, name: str) -> bool:

@@ -30,6 +30,8 @@ def announce(
         "message": session.reason_detail.get("message", ""),
         "exitCode": session.main.exit_code,
     }
+    if session.callback_url:
+        shared["hasCallback"] = True
     names = EVENT_NAMES[session.status]
     for name in names if result is None else (RESULT_EVENTS[result], *names):
         if name.startswith("session_"):

@@ -51,9 +51,7 @@ def leaves(key: str, value: Tree) -> dict[str, str]:
                 walk(key_of(f"{at}/{name}") if name else at, inner, depth + 1)
             return
         if len(node) > VALUE_MAX or "\0" in node:
-            raise InvalidInput(
-                f"the value of {at!r} is over {VALUE_MAX >> 10} KiB or no text", field="value"
-            )
+            raise InvalidInput(f"the value of {at!r} is over {VALUE_MAX >> 10} KiB or no text", field="value")
         refusal = check_value(at, node)
         if refusal is not None:
             raise refusal

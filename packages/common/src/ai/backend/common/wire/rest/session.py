@@ -81,7 +81,9 @@ class CreateSession(OwnedForm, frozen=True, kw_only=True):
     dependencies: Annotated[
         list[str], Meta(description="Sessions, by name or id, that have to succeed first.")
     ] = msgspec.field(default_factory=list)
-    callback_url: str | None = msgspec.field(default=None, name="callback_url")
+    callback_url: Annotated[
+        str | None, Meta(description="Told of each event of the session by a POST; once, within 30 s.")
+    ] = msgspec.field(default=None, name="callback_url")
     config: CreateConfig = CreateConfig()
 
 
