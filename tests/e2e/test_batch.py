@@ -12,7 +12,7 @@ from typing import Any
 from .conftest import Cluster
 from .test_crash import kill_cluster
 
-PATIENCE_S = 60
+PATIENCE_S = 120
 
 
 def until(look: Callable[[], Any]) -> Any:
@@ -67,9 +67,11 @@ def test_without_a_command_it_is_refused(sandbox_cluster: Cluster) -> None:
 
 
 def test_one_starts_at_its_time(sandbox_cluster: Cluster) -> None:
-    made = batch(sandbox_cluster, "later-one", "echo late", "--starts-at", "2s")["sessionId"]
-    waiting = until(lambda: (one := listed(sandbox_cluster, made))["message"] and one)
+    tomorrow = batch(sandbox_cluster, "tomorrow-one", "echo late", "--starts-at", "1d")["sessionId"]
+    waiting = until(lambda: (one := listed(sandbox_cluster, tomorrow))["message"] and one)
     assert (waiting["status"], waiting["reason"]) == ("PENDING", "waits-for-time"), waiting
+    sandbox_cluster.cli("rm", tomorrow)
+    made = batch(sandbox_cluster, "later-one", "echo late", "--starts-at", "2s")["sessionId"]
     assert outcome(sandbox_cluster, made)[2] == "success"
     history = sandbox_cluster.json("session", "status-history", made)["history"]
     asked, began = (datetime.fromisoformat(history[word]) for word in ("PENDING", "SCHEDULED"))
@@ -112,6 +114,34 @@ def test_a_callback_hears_of_every_event(sandbox_cluster: Cluster) -> None:
         "enqueued", "scheduled", "started", "failure", "terminated",
     ]  # fmt: skip
     assert all(datetime.fromisoformat(one["when"]).tzinfo for one in heard)
+
+
+TEMPLATE = """
+api_version: v1
+kind: task_template
+metadata: {name: greeter, tag: kept}
+spec:
+  session_type: batch
+  kernel:
+    image: python
+    environ: {WHO: world}
+    run: {startup_command: 'echo hello $WHO'}
+"""
+
+
+def test_a_template_is_kept_used_and_deleted(sandbox_cluster: Cluster) -> None:
+    (kept,) = sandbox_cluster.json("template", "create", stdin=TEMPLATE)["ids"]
+    assert kept in [one["id"] for one in sandbox_cluster.json("session-template", "list")["items"]]
+    made = sandbox_cluster.json("session", "create-from-template", kept, "-t", "greeted", "--enqueue-only")
+    assert outcome(sandbox_cluster, made["sessionId"])[2:] == ("success", 0)
+    assert "hello world" in sandbox_cluster.cli("logs", made["sessionId"]).stdout
+    text = sandbox_cluster.cli("template", "get", kept).stdout.replace("world", "there")
+    assert sandbox_cluster.json("template", "update", kept, stdin=text)["ok"]
+    made = sandbox_cluster.json("session", "create-from-template", kept, "-t", "greeted", "--enqueue-only")
+    ended(sandbox_cluster, made["sessionId"])
+    assert "hello there" in sandbox_cluster.cli("logs", made["sessionId"]).stdout
+    assert sandbox_cluster.json("template", "delete", kept)["ok"]
+    assert sandbox_cluster.cli("template", "get", kept, check=False).returncode == 1
 
 
 def test_a_killed_cluster_runs_nothing_twice(tmp_path: Path) -> None:

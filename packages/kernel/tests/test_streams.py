@@ -165,6 +165,14 @@ def children(pid: int) -> set[int]:
     return {int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
 
+def program(pid: int) -> str:
+    """What it runs; a process that has only been forked still runs what its parent does."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except FileNotFoundError:
+        return ""
+
+
 def shell_of(agent: Agent, before: set[int]) -> tuple[int, int]:
     """The newest terminal's process and its shell."""
     process = (children(agent.process.pid) - before).pop()
@@ -192,7 +200,7 @@ def test_hanging_up_ends_what_runs(agent: Agent, door: Door) -> None:
     terminal = open_terminal(agent, door)
     terminal.sendall(typed(b"sleep 4711 & sleep 4712\n"))
     process, shell = shell_of(agent, before)
-    until(lambda: len(children(shell)) == 2)
+    until(lambda: [program(pid) for pid in children(shell)] == ["sleep", "sleep"])
     below = [process, shell, *children(shell)]
     terminal.close()
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below))

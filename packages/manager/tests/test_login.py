@@ -25,7 +25,7 @@ from ai.backend.manager.db.database import Database
 from ai.backend.manager.db.schema import keypairs, login_failures, users, web_sessions
 from ai.backend.manager.identity.model import UserDraft
 from ai.backend.manager.identity.service import IdentityService
-from ai.backend.manager.login import totp
+from ai.backend.manager.login import store, totp
 from ai.backend.manager.login.model import (
     Attempt,
     LoggedInAlready,
@@ -271,6 +271,27 @@ async def test_one_code_shown_at_the_same_time_lets_one_in(world: World) -> None
         *(world.logins.authorize(attempt(otp=code)) for _ in range(5)), return_exceptions=True
     )
     assert sum(isinstance(one, tuple) for one in results) == 1
+
+
+async def test_a_step_is_written_once_whoever_read_what_before(world: World) -> None:
+    await with_totp(world)
+    principal, _ = await world.identity.authenticate(
+        await world.database.read(
+            lambda conn: conn.execute(
+                sa.select(keypairs.c.access_key).join(users).where(users.c.email == EMAIL)
+            ).scalar_one()
+        )
+    )
+    seen = await world.database.read(lambda conn: store.account(conn, principal.user_id))
+    assert seen is not None and seen.totp_key_sealed is not None
+    key, step = seen.totp_key_sealed, seen.totp_last_step + 1
+    written = [
+        await world.database.run(
+            lambda conn, sealed=sealed, at=at: store.accept_step(conn, seen.user_id, sealed, at)
+        )
+        for sealed, at in ((b"another key", step), (key, step), (key, step), (key, step - 1), (key, step + 1))
+    ]
+    assert written == [False, True, False, False, True]
 
 
 async def test_codes_can_not_be_guessed_and_asking_for_one_forgives_nothing(world: World) -> None:

@@ -28,6 +28,7 @@ from graphql import (
 
 from ai.backend.common.clock import SystemClock
 from ai.backend.common.ids import ProjectId
+from ai.backend.common.wire import rpc
 from ai.backend.common.wire.rest.form import OwnedForm
 from ai.backend.common.wire.rpc import AgentReport, ImageReport
 from ai.backend.gateway.app import ROUTES
@@ -62,6 +63,7 @@ ACCESS = {
     "off":                          "H H H H H H H H H",
     "anybody who is known":         "R A A A A A A A A",
     "superadmin":                   "R R R R R R R R A",
+    "any administrator":            "R R A R R R R A A",
     "who sees everything":          "R R R R R R A R A",
     "nothing there yet":            "R E E E E E E E E",
     "nothing there yet, for all":   "R R R R R R E R E",
@@ -197,7 +199,7 @@ REST = (
     Line("POST", "/resource/check-presets", "see the project", {"group": "{project}"}),
     Line("POST", "/resource/recalculate-usage", "superadmin"),
     Line("GET", "/resource/usage/month?month=202601", "who sees everything"),
-    Line("GET", "/resource/usage/month?month=202601&group_ids={project}", "who sees everything"),
+    Line("GET", "/resource/usage/month", "who sees everything", {"month": "202601", "group_ids": ["{project}"]}),
     Line("GET", "/resource/usage/period?start_date=20260101&end_date=20260102", "who sees everything"),
     Line("GET", "/resource/usage/period?start_date=20260101&end_date=20260102&group_id={project}", "who sees everything"),
     Line("GET", "/resource/stats/user/month", "anybody who is known"),
@@ -395,6 +397,9 @@ ROOTS = (
     Root("delete_resource_preset", "superadmin", {"name": "{preset}"}),
     Root("alias_image", "superadmin", {"alias": "snake", "target": "local/python:3.11"}),
     Root("dealias_image", "superadmin", {"alias": "{alias}"}),
+    Root("rescan_images", "any administrator"),
+    Root("modify_compute_session", "use", {"input": {"id": "{session}", "priority": 5}}),
+    Root("modify_compute_session", "use", {"input": {"id": "{session}", "name": "renamed"}}),
     Root("modify_agent", "superadmin", {"id": "{agent}", "props": {"schedulable": False}}),
 )  # fmt: skip
 
@@ -498,14 +503,10 @@ async def _people(gateway: Gateway) -> dict[str, ProjectId]:
     hashed = await gateway.identity.hash_password(PASSWORD)
 
     def finish(conn: sa.Connection) -> None:
-        conn.execute(
-            sa.update(t.users).where(t.users.c.role == "superadmin").values(password_hash=hashed)
-        )
+        conn.execute(sa.update(t.users).where(t.users.c.role == "superadmin").values(password_hash=hashed))
         managing = sa.select(t.users.c.id).where(t.users.c.username == "the-project-admin")
         members = t.project_members.c
-        conn.execute(
-            sa.update(t.project_members).where(members.user_id.in_(managing)).values(is_admin=True)
-        )
+        conn.execute(sa.update(t.project_members).where(members.user_id.in_(managing)).values(is_admin=True))
         mine = t.keypairs.c.access_key == gateway.keys["owner"][0]
         conn.execute(
             sa.update(t.keypairs).where(mine).values(policy_name="generous", bootstrap_script="echo hello")
@@ -557,7 +558,9 @@ async def _nodes(gateway: Gateway) -> None:
     await gateway.database.run(op)
 
 
-async def _things(gateway: Gateway, who: dict[str, Principal], projects: dict[str, ProjectId]) -> dict[str, str]:
+async def _things(
+    gateway: Gateway, who: dict[str, Principal], projects: dict[str, ProjectId]
+) -> dict[str, str]:
     """What the owner has."""
     owner, manager, now = who["owner"], gateway.manager, SystemClock().now()
     made = {}
@@ -687,7 +690,11 @@ async def _own_templates(
             continue
         project = projects["theirs" if principal.domain_name == "other" else "second"]
         (made,) = await gateway.manager.templates.create(
-            principal, TemplateType.TASK, json.dumps(TASK), domain_name=principal.domain_name, project=str(project)
+            principal,
+            TemplateType.TASK,
+            json.dumps(TASK),
+            domain_name=principal.domain_name,
+            project=str(project),
         )
         found[person] = made.id.hex
     return found
@@ -776,7 +783,9 @@ async def check_line(world: World, line: Line, expected: dict[str, str], kind: s
             ghost = await ask(world, line, person, ghost=True)
             world.cells["comparisons with what does not exist"] += 1
             if world.blurred(ghost) != world.blurred(answer):
-                wrong.append(f"{person} learns: {world.blurred(answer)}, but of nothing {world.blurred(ghost)}")
+                wrong.append(
+                    f"{person} learns: {world.blurred(answer)}, but of nothing {world.blurred(ghost)}"
+                )
     assert not wrong, f"{line.key}\n" + "\n".join(wrong)
 
 
@@ -803,7 +812,10 @@ def described() -> dict[str, Any]:
         for method in sorted(getattr(handler, "http_methods", ["WS"])):
             for path in handler.paths:
                 plain = re.sub(r"{(\w+):\w+}", r"{\1}", path)
-                names = {"log_id": "error log", "template_id": _TEMPLATE_WORDS.get(path.rpartition("/")[0], "")}
+                names = {
+                    "log_id": "error log",
+                    "template_id": _TEMPLATE_WORDS.get(path.rpartition("/")[0], ""),
+                }
                 for parameter, word in names.items():
                     plain = plain.replace("{" + parameter + "}", "{" + word + "}")
                 found[f"{method} {plain}"] = operation_of(handler)
@@ -819,9 +831,7 @@ async def test_acting_for_the_owner(world: World, line: Line) -> None:
     # What is each person's own becomes the owner's.
     own = {**world.own, **dict.fromkeys(PEOPLE, world.own["owner"])}
     as_owner = decided(ACCESS[line.access])["owner"]
-    expected = {
-        person: as_owner if letter == "o" else letter for person, letter in decided(ACTING).items()
-    }
+    expected = {person: as_owner if letter == "o" else letter for person, letter in decided(ACTING).items()}
     if as_owner in "SHE":
         expected |= {person: "S" for person, letter in expected.items() if letter == as_owner}
     await check_line(replace(world, own=own), line, expected, "acting for somebody else")
@@ -906,8 +916,30 @@ async def test_graphql(world: World, root: Root) -> None:
             ghost = await ask_root(world, root, person, ghost=True)
             world.cells["comparisons with what does not exist"] += 1
             if world.blurred(ghost) != world.blurred(answer):
-                wrong.append(f"{person} learns: {world.blurred(answer)}, but of nothing {world.blurred(ghost)}")
+                wrong.append(
+                    f"{person} learns: {world.blurred(answer)}, but of nothing {world.blurred(ghost)}"
+                )
     assert not wrong, f"{root.name} {root.args}\n" + "\n".join(wrong)
+
+
+async def test_a_role_that_is_lost_is_lost_at_once(world: World) -> None:
+    """Where a session runs is remembered for the next call; that its caller was allowed to reach it must not be."""
+    gateway = world.gateway
+    gateway.restore()
+    gateway.bus.reply = rpc.Done()
+    try:
+        target = world.filled("/session/{session}/interrupt", "domain admin")
+        assert (await gateway.call("POST", target, key="domain admin")).status == 204
+        await gateway.database.run(
+            lambda conn: conn.execute(
+                sa.update(t.users).where(t.users.c.username == "the-domain-admin").values(role="user")
+            ).close()
+        )
+        gateway.identity.forget()
+        assert (await gateway.call("POST", target, key="domain admin")).status == 404
+        assert len(gateway.bus.asked) == 1
+    finally:
+        gateway.bus.reply = None
 
 
 # -- that nothing is missing --------------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ QUERIES = {
     "download_files": "files=a",
     "download_files_by_body": "files=a",
     "download_file": "file=a",
+    "proxy_tcp": "app=web",
     "watch_events": f"sessionId={'0' * 31}9",
 }
 BODIES: dict[str, Any] = {

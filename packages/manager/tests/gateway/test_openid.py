@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 from joserfc import jwt
+from joserfc.jwk import RSAKey
 
 from ai.backend.common.errors import ConfigError
 from ai.backend.manager.config import ManagerConfig, OpenIdConfig
@@ -224,6 +225,11 @@ async def test_forged_signatures(browser: Browser) -> None:
         head, _, signature = provider.sign(claims | {"sub": "0"}).split(".")
         return ".".join((head, provider.sign(claims).split(".")[1], signature))
 
+    def otherwise(claims: dict[str, Any]) -> str:
+        """With an algorithm that we allow, but that the key is not for."""
+        private = {name: value for name, value in provider.key.as_dict(private=True).items() if name != "alg"}
+        return provider.sign(claims, RSAKey.import_key(private), "PS256")
+
     def by_stranger(claims: dict[str, Any]) -> str:
         header = {"alg": "RS256", "kid": provider.key.kid}
         return jwt.encode(header, claims, stranger, algorithms=["RS256"])
@@ -232,6 +238,7 @@ async def test_forged_signatures(browser: Browser) -> None:
         unsigned,
         by_public_key,
         spliced,
+        otherwise,
         by_stranger,
         lambda claims: provider.sign(claims, stranger),
         lambda claims: provider.sign(claims, alg="RS512"),

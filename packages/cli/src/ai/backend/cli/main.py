@@ -26,6 +26,13 @@ _COMMANDS = {
     "session": "session:session",
     "image": "image:image",
     "agent": "agent:agent",
+    "template": "template:template",
+    "session-template": "template:template",
+    "dotfile": "dotfile:dotfile",
+    "resource": "resource:resource",
+    "announcement": "setting:announcement",
+    "admin": "setting:admin",
+    "server-logs": "setting:server_logs",
     "login": "login:login",
     "logout": "login:logout",
     "config": "config:config",
@@ -38,7 +45,8 @@ _COMMANDS = {
 _TOPICS = {
     "Run code": ("run", "exec"),
     "Sessions": ("ps", "info", "logs", "upload", "download", "apps", "app", "events", "rm", "session"),
-    "Cluster": ("demo", "up", "status", "down", "agent", "image"),
+    "Yours": ("template", "session-template", "dotfile", "resource"),
+    "Cluster": ("demo", "up", "status", "down", "agent", "image", "announcement", "admin", "server-logs"),
     "This program": ("config", "login", "logout", "completion"),
 }
 

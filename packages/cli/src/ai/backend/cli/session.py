@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .command import EXIT_TIMEOUT, State, command, drive
+from .command import EXIT_TIMEOUT, PAIR, State, command, drive, slot_amounts
 from .run import exec_, start_options, wishes_of
 
 if TYPE_CHECKING:
@@ -26,6 +26,16 @@ session.add_command(exec_, "exec")
 @click.option("-c", "--startup-command", help="What a batch session runs.")
 @click.option("--timeout", "batch_timeout", help="Ends a batch session's command: 90s, 30m, 2h, 1d.")
 @click.option("--depends", "dependencies", multiple=True, help="Start after this session has succeeded.")
+@click.option(
+    "--cluster-mode",
+    type=click.Choice(["single-node", "multi-node"]),
+    default="single-node",
+    show_default=True,
+    help="Whether all its containers share a node.",
+)
+@click.option(
+    "--assign-agent", "agents", default="", help="Run there: agents, with commas. For superadministrators."
+)
 @click.option("-o", "--owner", "owner_access_key", help="Make it for the owner of this access key.")
 @start_options
 @click.pass_obj
@@ -36,6 +46,8 @@ def create(
     startup_command: str | None,
     batch_timeout: str | None,
     dependencies: tuple[str, ...],
+    cluster_mode: Any,
+    agents: str,
     owner_access_key: str | None,
     **options: Any,
 ) -> int:
@@ -53,6 +65,8 @@ def create(
                 startup_command=startup_command,
                 batch_timeout=batch_timeout,
                 dependencies=dependencies,
+                cluster_mode=cluster_mode,
+                agents=[one for one in agents.split(",") if one],
                 owner_access_key=owner_access_key,
                 **wishes,
             )
@@ -86,12 +100,92 @@ def _told_created(state: State, made: "AsyncSession", max_wait_s: int) -> None:
         remark(f"Run code in it with: backend.ai exec {made.name} -c 'print(1)'")
 
 
+@command("create-from-template", parent=session)
+@click.argument("template_id", metavar="TEMPLATE")
+@click.option("-t", "--name", "--client-token", "name", help="The session's name.")
+@click.option("-i", "--image", help="Instead of the template's.")
+@click.option("-c", "--startup-command", help="Instead of the template's.")
+@click.option("-e", "--env", "environ", type=PAIR, multiple=True, help="Instead of the template's.")
+@click.option("-r", "--resources", type=PAIR, multiple=True, help="Instead of the template's.")
+@click.option("--tag")
+@click.option("--depends", "dependencies", multiple=True, help="Start after this session has succeeded.")
+@click.option("--no-reuse", is_flag=True, help="Fail when a session of that name exists.")
+@click.option("--enqueue-only", is_flag=True, help="Don't wait until it runs.")
+@click.option(
+    "--max-wait", "max_wait_s", type=click.IntRange(0), default=0, help="Seconds to wait; 0: no limit."
+)
+@click.pass_obj
+def create_from_template(
+    state: State,
+    /,
+    template_id: str,
+    environ: tuple[tuple[str, str], ...],
+    resources: tuple[tuple[str, str], ...],
+    no_reuse: bool,
+    **options: Any,
+) -> int:
+    """Make a session as a template describes it, and wait until it runs."""
+    amounts = slot_amounts(resources)
+
+    async def work(api: "AsyncClient") -> "AsyncSession":
+        from .display import progress
+
+        with progress("Starting a session"):
+            return await api.templates.start(
+                template_id, environ=dict(environ), resources=amounts, reuse=not no_reuse, **options
+            )
+
+    made = drive(state, work)
+    _told_created(state, made, options["max_wait_s"])
+    return EXIT_TIMEOUT if made.status == "TIMEOUT" else 0
+
+
+@command("status-history", parent=session)
+@click.argument("session_ref", metavar="SESSION")
+@click.pass_obj
+def status_history(state: State, session_ref: str) -> None:
+    """Show when a session reached each status, also after its end."""
+    from .display import print_json, print_table
+
+    found = drive(state, lambda api: api.sessions.at(session_ref).status_history())
+    if state.json:
+        print_json({"history": found})
+        return
+    rows = [(status, found[status]) for status in sorted(found, key=lambda one: found[one])]
+    print_table(("STATUS", "SINCE"), rows, empty="Nothing is known.")
+
+
+@command("graph", parent=session)
+@click.argument("session_ref", metavar="SESSION")
+@click.pass_obj
+def graph(state: State, session_ref: str) -> None:
+    """Show what a session depends on, all the way down."""
+    from .display import print_json
+
+    found = drive(state, lambda api: api.sessions.at(session_ref).dependency_graph())
+    if state.json:
+        print_json(found)
+        return
+
+    def show(node: Any, depth: int) -> None:
+        name, status = node.session_name.removesuffix("-"), node.status.rpartition(".")[2]
+        click.echo(f"{'  ' * depth}{name} {status}  ({node.session_id})")
+        for one in node.depends_on:
+            show(one, depth + 1)
+
+    show(found, 0)
+
+
+session.add_command(graph, "show-graph")
+
+
 @command("destroy")
 @click.argument("sessions", nargs=-1, required=True)
 @click.option("-f", "--forced", is_flag=True, help="Kill at once, in any state.")
+@click.option("-r", "--recursive", is_flag=True, help="Also the sessions that depend on them.")
 @click.option("-s", "--stats", is_flag=True, help="Show what it used.")
 @click.pass_obj
-def destroy(state: State, sessions: tuple[str, ...], forced: bool, stats: bool) -> int:
+def destroy(state: State, sessions: tuple[str, ...], forced: bool, recursive: bool, stats: bool) -> int:
     """End sessions."""
 
     async def work(api: "AsyncClient") -> int:
@@ -105,7 +199,11 @@ def destroy(state: State, sessions: tuple[str, ...], forced: bool, stats: bool) 
         for one in sessions:
             try:
                 with progress(f"Ending {one}"):
-                    used = await api.sessions.at(one).destroy(forced=forced)
+                    at = api.sessions.at(one)
+                    if recursive:
+                        used, *others = await at.destroy_recursive(forced=forced)
+                    else:
+                        used, others = await at.destroy(forced=forced), []
             except ApiError as exc:
                 if len(sessions) == 1:
                     raise
@@ -115,7 +213,8 @@ def destroy(state: State, sessions: tuple[str, ...], forced: bool, stats: bool) 
                 continue
             ended.append({"session": one, "ok": True, "stats": used})
             if not state.json:
-                click.echo(f"{one} has ended ({used.get('status', 'terminated')})")
+                also = f", and {len(others)} that depended on it" if others else ""
+                click.echo(f"{one} has ended ({used.get('status', 'terminated')}){also}")
                 if stats:
                     _print_stats(used)
         if state.json:

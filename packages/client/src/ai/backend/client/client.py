@@ -10,9 +10,13 @@ from ai.backend.common.wire.rest.auth import WebLoginReply
 from ai.backend.common.wire.rest.root import AgentItem, AgentList, Health, ImageItem, ImageList, Version
 
 from .config import ClientConfig
+from .dotfile import AsyncDotfiles
 from .error import OTP_NEEDED, ApiError, LoginRefused, OtpNeeded
 from .request import Requester
+from .resource import AsyncResources
 from .session import AsyncSessions
+from .setting import AsyncSettings
+from .template import AsyncTemplates
 
 
 class GraphQLAnswer(msgspec.Struct):
@@ -26,6 +30,10 @@ class AsyncClient:
     def __init__(self, config: ClientConfig, clock: Clock | None = None) -> None:
         self._requester = Requester(config, clock)
         self.sessions = AsyncSessions(self._requester)
+        self.dotfiles = AsyncDotfiles(self._requester)
+        self.settings = AsyncSettings(self._requester)
+        self.resources = AsyncResources(self._requester)
+        self.templates = AsyncTemplates(self._requester)
 
     async def __aenter__(self) -> "AsyncClient":
         await self._requester.open()

@@ -72,6 +72,11 @@ class AsyncSession:
         query = {"forced": True} if forced else None
         return (await self._requester.call("DELETE", self._path, query=query)).decode(wire.SessionStats).stats
 
+    async def destroy_recursive(self, *, forced: bool = False) -> list[dict[str, Any]]:
+        """`destroy`, and with it the sessions that depend on this one; its own statistics come first."""
+        query = {"recursive": True, **({"forced": True} if forced else {})}
+        return (await self._requester.call("DELETE", self._path, query=query)).decode(list[dict[str, Any]])
+
     async def restart(self) -> None:
         """New containers, same home folder; returns when it runs again."""
         await self._requester.call("PATCH", self._path)
@@ -87,6 +92,12 @@ class AsyncSession:
     async def status_history(self) -> dict[str, str]:
         answer = await self._requester.call("GET", f"{self._path}/status-history")
         return {k: v for k, v in answer.decode(wire.StatusHistory).result.items() if k.isupper()}
+
+    async def dependency_graph(self) -> wire.DependencyNode:
+        """What it depends on, all the way down."""
+        return (await self._requester.call("GET", f"{self._path}/dependency-graph")).decode(
+            wire.DependencyNode
+        )
 
     # -- code ------------------------------------------------------------------------------------------------------------
 
@@ -255,12 +266,14 @@ class AsyncSessions:
         starts_at: str | None = None,
         dependencies: Sequence[str] = (),
         callback_url: str | None = None,
+        agents: Sequence[str] = (),
         owner_access_key: str | None = None,
     ) -> AsyncSession:
         """Makes a session, or returns your live one of that name (`reuse`), and waits until it runs.
 
         `enqueue_only`: don't wait (status PENDING). `max_wait_s`: wait at most so long (then status TIMEOUT, and it stays in the
-        queue). Memory as "512m" or "1.5g". Raises ApiError: unknown image, quota, impossible resources, failed start.
+        queue). `agents`: where to run, for superadministrators. Memory as "512m" or "1.5g". Raises ApiError: unknown image, quota,
+        impossible resources, failed start.
         """
         config = self._requester.config
         body = {
@@ -290,6 +303,7 @@ class AsyncSessions:
                 "resource_opts": dict(resource_opts or {}),
                 "scalingGroup": resource_group,
                 "preopen_ports": list(preopen_ports),
+                **({"agentList": list(agents)} if agents else {}),
             },
         }
         made = (await self._requester.call("POST", "/session", json=body)).decode(Created)

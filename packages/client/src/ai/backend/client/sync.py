@@ -12,11 +12,15 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from .client import AsyncClient
 from .config import ClientConfig
+from .dotfile import AsyncDotfiles
 from .error import ClientError
 from .execution import Console as AsyncConsole
+from .resource import AsyncResources
 from .session import AsyncSession, AsyncSessions
+from .setting import AsyncSettings
 from .stream import AppStream as AsyncAppStream
 from .stream import Forward as AsyncForward
+from .template import AsyncTemplates
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -217,6 +221,8 @@ class Session(Twin[AsyncSession]):
     rename = _call(AsyncSession.rename)
     logs = _call(AsyncSession.logs)
     status_history = _call(AsyncSession.status_history)
+    dependency_graph = _call(AsyncSession.dependency_graph)
+    destroy_recursive = _call(AsyncSession.destroy_recursive)
     execute = _iterate(AsyncSession.execute)
     run = _call(AsyncSession.run)
     interrupt = _call(AsyncSession.interrupt)
@@ -244,12 +250,67 @@ class Sessions(Twin[AsyncSessions]):
     events = _iterate(AsyncSessions.events)
 
 
+class Dotfiles(Twin[AsyncDotfiles]):
+    """See `AsyncDotfiles`."""
+
+    list = _call(AsyncDotfiles.list)
+    get = _call(AsyncDotfiles.get)
+    create = _call(AsyncDotfiles.create)
+    update = _call(AsyncDotfiles.update)
+    delete = _call(AsyncDotfiles.delete)
+    bootstrap_script = _call(AsyncDotfiles.bootstrap_script)
+    set_bootstrap_script = _call(AsyncDotfiles.set_bootstrap_script)
+
+
+class Settings(Twin[AsyncSettings]):
+    """See `AsyncSettings`."""
+
+    announcement = _call(AsyncSettings.announcement)
+    announce = _call(AsyncSettings.announce)
+    status = _call(AsyncSettings.status)
+    freeze = _call(AsyncSettings.freeze)
+    unfreeze = _call(AsyncSettings.unfreeze)
+    include_agents = _call(AsyncSettings.include_agents)
+    exclude_agents = _call(AsyncSettings.exclude_agents)
+    get = _call(AsyncSettings.get)
+    set = _call(AsyncSettings.set)
+    delete = _call(AsyncSettings.delete)
+    registries = _call(AsyncSettings.registries)
+    error_logs = _call(AsyncSettings.error_logs)
+    audit_logs = _call(AsyncSettings.audit_logs)
+
+
+class Resources(Twin[AsyncResources]):
+    """See `AsyncResources`."""
+
+    groups = _call(AsyncResources.groups)
+    presets = _call(AsyncResources.presets)
+    check = _call(AsyncResources.check)
+    watch_task = _iterate(AsyncResources.watch_task)
+
+
+class Templates(Twin[AsyncTemplates]):
+    """See `AsyncTemplates`."""
+
+    create = _call(AsyncTemplates.create)
+    list = _call(AsyncTemplates.list)
+    get = _call(AsyncTemplates.get)
+    get_yaml = _call(AsyncTemplates.get_yaml)
+    update = _call(AsyncTemplates.update)
+    delete = _call(AsyncTemplates.delete)
+    start = _create(AsyncTemplates.start)
+
+
 class Client(Twin[AsyncClient]):
     """See `AsyncClient`."""
 
     def __init__(self, config: ClientConfig) -> None:
         super().__init__(Portal(), AsyncClient(config))
         self.sessions = Sessions(self._portal, self._inner.sessions)
+        self.dotfiles = Dotfiles(self._portal, self._inner.dotfiles)
+        self.settings = Settings(self._portal, self._inner.settings)
+        self.resources = Resources(self._portal, self._inner.resources)
+        self.templates = Templates(self._portal, self._inner.templates)
 
     def __enter__(self) -> "Client":
         self._portal.run(_enter(self._inner))

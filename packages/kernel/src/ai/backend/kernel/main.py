@@ -24,6 +24,7 @@ _DEFAULTS = {
     "--home": "/home/work",
     "--environ": "/home/config/environ.txt",
 }
+BOOTSTRAP = ".bootstrap.sh"
 _EXEC_WORKER = (
     "import sys; sys.path.insert(0, {folder!r}); import {module} as worker; del sys.path[0]; worker.main()"
 )
@@ -42,6 +43,7 @@ def main(argv: list[str]) -> int:
     language, home = LANGUAGES[label], options["--home"]
     child.reserve_low_fds()
     env = child.environment(options["--environ"], home, os.environ)
+    _bootstrap(home, env)
     runtime_path = options["--runtime-path"] or (sys.executable if language.worker else "")
     start_worker = _worker_starter(language.worker, runtime_path, env, home) if language.worker else None
     worker = start_worker() if start_worker else None
@@ -61,6 +63,25 @@ def main(argv: list[str]) -> int:
         start_worker=start_worker,
         worker=worker,
     ).serve()
+
+
+def _bootstrap(home: str, env: dict[str, str]) -> None:
+    """Runs the user's script, if there is one, to its end: what it installs is there for all that comes after
+    it. What it prints is in the container's log; if it fails, the session starts all the same."""
+    try:
+        os.stat(f"{home}/{BOOTSTRAP}")
+    except OSError:
+        return
+    try:
+        pid = os.posix_spawn(
+            "/bin/sh", ["sh", "-c", f'cd "$0" && exec /bin/sh ./{BOOTSTRAP} </dev/null', home], env
+        )
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    except OSError as error:
+        os.write(2, f"kernel runner: {BOOTSTRAP} can't be run: {error.strerror}\n".encode())
+        return
+    if code:
+        os.write(2, f"kernel runner: {BOOTSTRAP} ended with {code}\n".encode())
 
 
 def _worker_starter(

@@ -25,7 +25,7 @@ KEY_BITS = 2048
 
 
 def new_key() -> RSAKey:
-    return RSAKey.generate_key(KEY_BITS, {"kid": secrets.token_hex(4), "use": "sig"})
+    return RSAKey.generate_key(KEY_BITS, {"kid": secrets.token_hex(4), "use": "sig", "alg": "RS256"})
 
 
 @cache

@@ -12,7 +12,7 @@ from .account import (
     UserResourcePolicy,
 )
 from .scalar import JSON, Big
-from .workload import ResourcePreset, ScalingGroup
+from .workload import ComputeSession, ResourcePreset, ScalingGroup
 
 
 @strawberry.input
@@ -511,3 +511,17 @@ class DealiasImage:
 class ModifyAgent:
     ok: bool | None
     msg: str | None
+
+
+@strawberry.input
+class ModifyComputeSessionInput:
+    id: strawberry.ID
+    priority: int | None = strawberry.UNSET
+    name: str | None = strawberry.UNSET
+    client_mutation_id: str | None = strawberry.field(name="clientMutationId", default=strawberry.UNSET)
+
+
+@strawberry.type
+class ModifyComputeSessionPayload:
+    item: ComputeSession | None
+    client_mutation_id: str | None = strawberry.field(name="clientMutationId", default=None)

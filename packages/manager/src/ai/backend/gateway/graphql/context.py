@@ -1,10 +1,12 @@
 """What resolvers share during one request."""
 
 from typing import TypeVar
+from uuid import UUID
 
 import strawberry
 
 from ai.backend.common.errors import Forbidden, InvalidInput
+from ai.backend.common.ids import parse_uuid
 from ai.backend.manager.access.model import Principal
 from ai.backend.manager.directory.model import Listing
 
@@ -32,6 +34,16 @@ def listing(limit: int, offset: int, filter: str | None = None, order: str | Non
     if not 0 <= offset < 2**53:
         raise InvalidInput(f"offset is 0 or more, not {offset}", field="offset")
     return Listing(limit=limit, offset=offset, filter=filter, order=order)
+
+
+def uuid_of(value: UUID | str | None, field: str) -> UUID | None:
+    """An id, also as text (see `route.LenientPositions`). Raises InvalidInput."""
+    if value is None or isinstance(value, UUID):
+        return value
+    found = parse_uuid(value)
+    if found is None:
+        raise InvalidInput(f"{value[:64]!r} is no id", field=field)
+    return found
 
 
 def privileged(what: str) -> Forbidden:

@@ -8,7 +8,6 @@ from uuid import UUID
 import strawberry
 
 from ai.backend.common.errors import BackendError, Forbidden, Frozen, InvalidInput
-from ai.backend.common.ids import parse_uuid
 from ai.backend.manager.directory.service import Directory
 
 from . import change as c
@@ -21,8 +20,8 @@ from .account import (
     user_of,
     user_policy_of,
 )
-from .context import Info
-from .workload import preset_of, scaling_group_of
+from .context import Info, uuid_of
+from .workload import preset_of, scaling_group_of, session_of
 
 P = TypeVar("P")
 Extra = dict[str, Any]
@@ -49,10 +48,10 @@ async def attempt(
     return payload(ok=True, msg="success", **extra)
 
 
-def identifier(text: str, field: str) -> UUID:
-    found = parse_uuid(text)
+def identifier(value: UUID | str, field: str) -> UUID:
+    found = uuid_of(value, field)
     if found is None:
-        raise InvalidInput(f"{text[:64]!r} is no id", field=field)
+        raise InvalidInput(f"{field} is missing", field=field)
     return found
 
 
@@ -103,21 +102,27 @@ class Mutations:
     @strawberry.mutation
     async def modify_group(self, info: Info, gid: UUID, props: c.ModifyGroupInput) -> c.ModifyGroup | None:
         async def work(directory: Directory) -> Extra:
-            await directory.modify_project(info.context.principal, gid, given(props))
-            return await _group(info, directory, gid)
+            await directory.modify_project(info.context.principal, identifier(gid, "gid"), given(props))
+            return await _group(info, directory, identifier(gid, "gid"))
 
         return await attempt(info, c.ModifyGroup, "modify_group", work)
 
     @strawberry.mutation
     async def delete_group(self, info: Info, gid: UUID) -> c.DeleteGroup | None:
         return await attempt(
-            info, c.DeleteGroup, "delete_group", lambda d: d.delete_project(info.context.principal, gid)
+            info,
+            c.DeleteGroup,
+            "delete_group",
+            lambda d: d.delete_project(info.context.principal, identifier(gid, "gid")),
         )
 
     @strawberry.mutation
     async def purge_group(self, info: Info, gid: UUID) -> c.PurgeGroup | None:
         return await attempt(
-            info, c.PurgeGroup, "purge_group", lambda d: d.purge_project(info.context.principal, gid)
+            info,
+            c.PurgeGroup,
+            "purge_group",
+            lambda d: d.purge_project(info.context.principal, identifier(gid, "gid")),
         )
 
     # Users.
@@ -421,6 +426,32 @@ class Mutations:
             await info.context.manager.images.dealias(info.context.principal, alias)
 
         return await attempt(info, c.DealiasImage, "dealias_image", work)
+
+    @strawberry.mutation
+    async def rescan_images(
+        self, info: Info, registry: str | None = None, project: str | None = None
+    ) -> c.RescanImages | None:
+        async def work(_directory: Directory) -> Extra:
+            task_id = await info.context.manager.images.rescan(info.context.principal)
+            return {"task_id": str(task_id)}
+
+        return await attempt(info, c.RescanImages, "rescan_images", work)
+
+    @strawberry.mutation
+    async def modify_compute_session(
+        self, info: Info, input: c.ModifyComputeSessionInput
+    ) -> c.ModifyComputeSessionPayload | None:
+        principal, manager = info.context.principal, info.context.manager
+        await manager.settings.refuse_when_frozen()
+        session_id = identifier(str(input.id), "id")
+        changes = given(input)
+        await manager.sessions.modify(
+            principal, str(session_id), name=changes.get("name"), priority=changes.get("priority")
+        )
+        found = await manager.catalogue.one(principal, session_id)
+        return c.ModifyComputeSessionPayload(
+            item=session_of(found) if found else None, client_mutation_id=changes.get("client_mutation_id")
+        )
 
     @strawberry.mutation
     async def modify_agent(self, info: Info, id: str, props: c.ModifyAgentInput) -> c.ModifyAgent | None:

@@ -29,7 +29,7 @@ from .account import (
     user_of,
     user_policy_of,
 )
-from .context import Info, listing, privileged
+from .context import Info, listing, privileged, uuid_of
 from .folder import HOST_PERMISSIONS, Endpoint, PredefinedAtomicPermission, StorageVolume, VirtualFolder
 from .limit import PAGE_MAX
 from .workload import (
@@ -132,14 +132,16 @@ class Queries:
             listing(limit, offset, filter, order),
             statuses=statuses_of(status),
             access_key=access_key or None,
-            project_id=group_id,
+            project_id=uuid_of(group_id, "group_id"),
             domain_name=domain_name or None,
         )
         return ComputeSessionList(items=[session_of(one) for one in page.items], total_count=page.total_count)
 
     @strawberry.field
     async def compute_session(self, info: Info, id: UUID) -> ComputeSession | None:
-        found = await info.context.manager.catalogue.one(info.context.principal, id)
+        found = await info.context.manager.catalogue.one(
+            info.context.principal, uuid_of(id, "id") or UUID(int=0)
+        )
         return session_of(found) if found else None
 
     @strawberry.field
@@ -244,7 +246,7 @@ class Queries:
             info.context.principal,
             listing(PAGE_MAX, 0),
             status=status,
-            project_id=group_id,
+            project_id=uuid_of(group_id, "group_id"),
             domain_name=domain_name,
         )
         return [user_of(one) for one in page.items]
@@ -267,7 +269,7 @@ class Queries:
             info.context.principal,
             listing(limit, offset, filter, order),
             status=status,
-            project_id=group_id,
+            project_id=uuid_of(group_id, "group_id"),
             domain_name=domain_name,
         )
         return UserList(items=[user_of(one) for one in page.items], total_count=page.total_count)
@@ -300,7 +302,9 @@ class Queries:
 
     @strawberry.field
     async def group(self, info: Info, id: UUID, domain_name: str | None = None) -> Group | None:
-        found = await info.context.manager.directory.projects(info.context.principal, project_id=id)
+        found = await info.context.manager.directory.projects(
+            info.context.principal, project_id=uuid_of(id, "id")
+        )
         one = one_or_none(found)
         return group_of(one) if one else None
 

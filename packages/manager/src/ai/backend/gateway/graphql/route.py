@@ -3,6 +3,7 @@
 Parsing and validating a query costs more than running it, and clients send the same few texts: what passed is remembered.
 """
 
+import re
 from collections import OrderedDict
 from typing import Any
 
@@ -19,6 +20,7 @@ from ai.backend.common.wire.rest.form import Form
 from graphql import DocumentNode, GraphQLError, parse, specified_rules, validate
 from graphql.execution import ExecutionResult
 from graphql.execution import execute as graphql_execute
+from graphql.validation import VariablesInAllowedPositionRule
 
 from ..auth import principal_of
 from ..call import AnyRequest, form_of, gateway_of, reply
@@ -48,6 +50,22 @@ class GraphQLRequest(Form, frozen=True, kw_only=True):
     operation_name: str | None = None
 
 
+class LenientPositions(VariablesInAllowedPositionRule):
+    """Published clients declare some variables as String whose arguments are UUID, and the other way: both are let pass, and resolvers
+    take either."""
+
+    _ALIKE = re.compile(
+        r'of type "(?:String|ID|UUID)!?" used in position expecting type "(?:String|ID|UUID)!?"'
+    )
+
+    def report_error(self, error: GraphQLError) -> None:
+        if not self._ALIKE.search(error.message):
+            super().report_error(error)
+
+
+_RULES = [LenientPositions if rule is VariablesInAllowedPositionRule else rule for rule in specified_rules]
+
+
 class _Documents:
     """Queries that were parsed and found valid, newest last."""
 
@@ -69,7 +87,7 @@ class _Documents:
             raise QueryTooLarge("the query is nested too deeply", field="query") from None
         # Before validation, whose cost can grow faster than the query.
         check(document, {})
-        errors = validate(_core, document, specified_rules, max_errors=10)
+        errors = validate(_core, document, _RULES, max_errors=10)
         if errors:
             return errors
         self._known[text] = document
@@ -119,7 +137,9 @@ async def answer(request: AnyRequest) -> tuple[dict[str, Any] | None, list[dict[
 
 
 def _opt(**fields: Any) -> dict[str, Any]:
-    return {"operation": Operation(tag="admin", form=GraphQLRequest, form_in="body", while_frozen=True, **fields)}
+    return {
+        "operation": Operation(tag="admin", form=GraphQLRequest, form_in="body", while_frozen=True, **fields)
+    }
 
 
 @post(

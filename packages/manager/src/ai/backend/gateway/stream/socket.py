@@ -5,6 +5,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from litestar import WebSocket
+from litestar.exceptions import WebSocketDisconnect
 
 from ai.backend.common.errors import BackendError, ServiceRefused, Timeout, TooManyStreams
 from ai.backend.common.log import get_logger
@@ -12,6 +13,7 @@ from ai.backend.common.log import get_logger
 log = get_logger(__name__)
 
 AnySocket = WebSocket[Any, Any, Any]
+_GONE = (OSError, WebSocketDisconnect)
 NORMAL, GOING_AWAY, UNSUPPORTED, FAILED, TRY_AGAIN = 1000, 1001, 1003, 1011, 1013
 
 
@@ -51,7 +53,7 @@ async def send(socket: AnySocket, data: bytes | str) -> bool:
     }
     try:
         await socket.send(message)
-    except OSError:
+    except _GONE:
         return False
     return True
 
@@ -60,7 +62,7 @@ async def close(socket: AnySocket, code: int, reason: str = "") -> None:
     """Nothing happens when the client has gone."""
     try:
         await socket.send({"type": "websocket.close", "code": code, "reason": reason})
-    except (OSError, RuntimeError):
+    except _GONE:
         return
 
 

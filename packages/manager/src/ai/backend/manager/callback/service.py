@@ -88,3 +88,5 @@ class Callbacks:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._waiting.clear()  # one that never began to tell could not do it itself
+        self._count = 0

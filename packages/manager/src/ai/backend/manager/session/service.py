@@ -113,7 +113,7 @@ class SessionService:
         self._wake = wake
         self._wake_enqueued = wake_enqueued
         self._memo = memo or store.Memo()
-        self._routes: dict[tuple[str, str], Route] = {}
+        self._routes: dict[tuple[str, str, str, str], Route] = {}
         self._waiters: dict[SessionId, set[asyncio.Event]] = {}
         self._queries: Counter[SessionId] = Counter()
         """Runs that were begun since the counts were last written."""
@@ -403,6 +403,25 @@ class SessionService:
                 after.reason_detail.get("message", "it did not come back"), reason=after.reason
             )
 
+    async def modify(
+        self, principal: Principal, ref: str, *, name: str | None = None, priority: int | None = None
+    ) -> None:
+        """Raises InvalidInput, and whatever `rename` raises. A new priority counts while the session waits."""
+        if priority is not None:
+            if not 0 <= priority <= 100:
+                raise InvalidInput(f"a priority is 0 to 100, not {priority}", field="priority")
+            session = await self._find(principal, ref, Action.SESSION_USE, live_only=True)
+
+            def op(conn: sa.Connection) -> bool:
+                current = store.get(conn, session.id)
+                return current is not None and store.update(conn, current, {"priority": priority})
+
+            if not await self._database.run(op):
+                raise Conflict("the session changed meanwhile", hint="Try again.")
+            self._wake_enqueued()
+        if name is not None:
+            await self.rename(principal, ref, name)
+
     async def rename(self, principal: Principal, ref: str, name: str) -> None:
         """Raises InvalidInput, InvalidSessionState, or SessionExists when a live session has that name."""
         check_session_name(name)
@@ -559,7 +578,8 @@ class SessionService:
         timeout_s: float | None = None,
         counted: bool = False,
     ) -> R:
-        key = (principal.access_key, ref)
+        # The role and the domain too: whoever loses them loses what they reached.
+        key = (principal.access_key, principal.role, principal.domain_name, ref)
         route = self._routes.get(key)
         if route is None:
             route = await self._route(principal, ref)
