@@ -9,6 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from ai.backend.client.config import ClientConfig
+from ai.backend.client.sync import Client
+
 from .conftest import Cluster
 from .test_crash import kill_cluster
 
@@ -114,6 +117,21 @@ def test_a_callback_hears_of_every_event(sandbox_cluster: Cluster) -> None:
         "enqueued", "scheduled", "started", "failure", "terminated",
     ]  # fmt: skip
     assert all(datetime.fromisoformat(one["when"]).tzinfo for one in heard)
+
+
+ALLOW = """mutation { modify_keypair_resource_policy(name: "default", props: {max_containers_per_session: 2}) { ok msg } }"""
+
+
+def test_a_cluster_of_two_on_one_node(sandbox_cluster: Cluster) -> None:
+    words = ("session", "create", "python", "--enqueue-only", "-t", "pair-one", "--cluster-size", "2")
+    refused = sandbox_cluster.cli(*words, check=False)
+    assert refused.returncode == 1 and "at most 1 containers" in refused.stderr
+    with Client(ClientConfig.from_environ(sandbox_cluster.env)) as api:
+        assert api.graphql(ALLOW)["modify_keypair_resource_policy"]["ok"]
+    said = "echo $BACKENDAI_CLUSTER_ROLE of $BACKENDAI_CLUSTER_SIZE: $BACKENDAI_CLUSTER_HOSTS"
+    made = batch(sandbox_cluster, "pair-one", said, "--cluster-size", "2")["sessionId"]
+    assert outcome(sandbox_cluster, made) == ("TERMINATED", "task-finished", "success", 0)
+    assert "main of 2: main1,sub1" in sandbox_cluster.cli("logs", made).stdout
 
 
 TEMPLATE = """

@@ -317,6 +317,33 @@ def test_the_blocking_client(cluster: Cluster) -> None:
                 assert stream.receive().startswith(b"HTTP/1.0 200")
 
 
+def test_a_session_is_reached_again_after_a_crash(tmp_path: Path) -> None:
+    cluster = Cluster(home=tmp_path / "home", backend="sandbox")
+    cluster.up()
+    try:
+        cluster.cli("session", "create", "python", "-t", "kept", "-r", "mem=256m", "--preopen", str(PORT))
+        digest = cluster.cli("exec", "kept", "-c", SERVER).stdout.strip()
+        for crash in (True, False):
+            with (
+                Client(ClientConfig.from_environ(cluster.env)) as api,
+                api.sessions.at("kept").connect(str(PORT)) as stream,
+            ):
+                stream.send(b"GET /big.bin HTTP/1.0\r\n\r\n")
+                got = stream.receive()
+                if crash:
+                    os.kill(cluster.pid, signal.SIGKILL)
+                    with pytest.raises(ApiError):
+                        while stream.receive():
+                            continue
+                    cluster.up()
+                    continue
+                while data := stream.receive():
+                    got += data
+        assert hashlib.sha256(got.partition(b"\r\n\r\n")[2]).hexdigest() == digest
+    finally:
+        cluster.down()
+
+
 @pytest.fixture
 def named(cluster: Cluster) -> Iterator[str]:
     name = f"stream-{uuid.uuid4().hex[:8]}"

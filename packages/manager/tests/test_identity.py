@@ -288,7 +288,7 @@ async def test_new_users(counted: Counted, tmp_path: Path) -> None:
         (replace(DRAFT, domain_name="nowhere", email="o@e", username="o"), DomainNotFound),
         (replace(DRAFT, project_ids=(ProjectId(UUID(int=9)),), email="o@e", username="o"), ProjectNotFound),
         (replace(DRAFT, email="nobody"), InvalidInput),
-        (replace(DRAFT, username="eve@example.com"), InvalidInput),
+        (replace(DRAFT, email="x@example.com", username="eve@example.com"), Conflict),
         (replace(DRAFT, password="short"), InvalidInput),
         (replace(DRAFT, password="x" * 1025), InvalidInput),
     ):

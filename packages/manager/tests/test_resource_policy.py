@@ -47,7 +47,7 @@ def group(name="g", **changes):
     plain = ResourceGroup(
         name=name,
         is_active=True,
-        is_public=False,
+        is_public=True,
         of_domain=False,
         of_project=False,
         of_keypair=False,
@@ -60,8 +60,10 @@ def group(name="g", **changes):
 def test_a_resource_group_is_for_whom_it_was_given(role):
     who = replace(USER, role=role)
     assert usable([group()], who) == frozenset()
-    for given_by in ("is_public", "of_domain", "of_project", "of_keypair"):
+    for given_by in ("of_domain", "of_project", "of_keypair"):
         assert usable([group(**{given_by: True})], who) == {"g"}
+        hidden = usable([group(is_public=False, **{given_by: True})], who)
+        assert hidden == ({"g"} if role is Role.ADMIN else frozenset())
         assert usable([group(is_active=False, **{given_by: True})], who) == frozenset()
 
 
@@ -108,7 +110,11 @@ def limited(**slots):
 
 def checked(**changes):
     preset = Preset(
-        id=UUID(int=3), name="p", slots=ResourceSlots({"cpu": 2000}), shared_memory_bytes=None, resource_group=""
+        id=UUID(int=3),
+        name="p",
+        slots=ResourceSlots({"cpu": 2000}),
+        shared_memory_bytes=None,
+        resource_group="",
     )
     arguments = {
         "names": frozenset({"cpu", "mem"}),

@@ -54,6 +54,7 @@ from ai.backend.manager.openid.model import (
 from ai.backend.manager.session.model import (
     Created,
     Kernel,
+    Node,
     Session,
     SessionDraft,
     SessionPage,
@@ -329,6 +330,9 @@ class FakeSessions:
         self, principal: Principal, ref: str, /, *, forced: bool = False
     ) -> Sequence[dict[str, Any]]:
         return [await self.destroy(principal, ref, forced=forced), {"status": "cancelled"}]
+
+    async def dependency_graph(self, principal: Principal, ref: str, /) -> Node:
+        return Node(session=self._row(ref), depends_on=())
 
     async def commit_status(self, principal: Principal, ref: str, /) -> Session:
         return self._row(ref)

@@ -12,7 +12,6 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 from joserfc import jwt
-from joserfc.jwk import RSAKey
 
 from ai.backend.common.errors import ConfigError
 from ai.backend.manager.config import ManagerConfig, OpenIdConfig
@@ -225,11 +224,6 @@ async def test_forged_signatures(browser: Browser) -> None:
         head, _, signature = provider.sign(claims | {"sub": "0"}).split(".")
         return ".".join((head, provider.sign(claims).split(".")[1], signature))
 
-    def otherwise(claims: dict[str, Any]) -> str:
-        """With an algorithm that we allow, but that the key is not for."""
-        private = {name: value for name, value in provider.key.as_dict(private=True).items() if name != "alg"}
-        return provider.sign(claims, RSAKey.import_key(private), "PS256")
-
     def by_stranger(claims: dict[str, Any]) -> str:
         header = {"alg": "RS256", "kid": provider.key.kid}
         return jwt.encode(header, claims, stranger, algorithms=["RS256"])
@@ -238,10 +232,11 @@ async def test_forged_signatures(browser: Browser) -> None:
         unsigned,
         by_public_key,
         spliced,
-        otherwise,
         by_stranger,
         lambda claims: provider.sign(claims, stranger),
+        # Not allowed by us; allowed, but not what the key is for.
         lambda claims: provider.sign(claims, alg="RS512"),
+        lambda claims: provider.sign(claims, alg="PS256"),
         lambda claims: provider.sign(claims)[:-8],
         lambda claims: "x" * 20_000,
         lambda claims: "a.b.c",

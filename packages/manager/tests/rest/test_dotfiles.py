@@ -69,7 +69,8 @@ async def test_from_creation_to_deletion(world, base, where, key):
         (DOMAIN, FILE | {"domain": "default"}, "boss", 404),
         (DOMAIN, FILE | {"domain": "nothing"}, "root", 404),
         (OWN, FILE, None, 401),
-        (OWN, FILE | {"owner_access_key": "AKIANOBODYNOBODYNOBO"}, "user", 400),
+        (OWN, FILE | {"owner_access_key": "AKIANOBODYNOBODYNOBO"}, "user", 403),
+        (OWN, FILE | {"owner_access_key": "AKIANOBODYNOBODYNOBO"}, "root", 400),
     ],
 )
 async def test_not_for_everybody(world, base, body, key, status):

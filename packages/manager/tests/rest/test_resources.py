@@ -30,7 +30,7 @@ async def execute(world, *statements):
 
 
 def new_group(name, **more):
-    return sa.insert(resource_groups).values(name=name, created_at=NOW, **{"is_public": False} | more)
+    return sa.insert(resource_groups).values(name=name, created_at=NOW, **{"is_public": True} | more)
 
 
 async def seen(world, key, project="default"):
@@ -56,7 +56,7 @@ async def test_resource_groups_by_whom_they_were_given(world):
     )
     assert await seen(world, "user") == ["default", "of-domain", "of-keypair", "of-project"]
     assert await seen(world, "peer") == await seen(world, "admin") == ["default", "of-domain", "of-project"]
-    assert await seen(world, "stranger", "theirs") == ["default"]
+    assert await seen(world, "stranger", "theirs") == []
     assert "of-nobody" in await seen(world, "root")
     # The same decision when a session is made.
     for key, group, status in (
@@ -102,7 +102,10 @@ async def test_proxy_version(world):
     path = "/scaling-groups/{}/wsproxy-version?group=default"
     assert (await world.call("GET", path.format("default"))).json == {"wsproxy_version": "v1"}
     await execute(
-        world, new_group("hidden"), new_group("proxied", is_public=True, wsproxy_addr="http://proxy")
+        world,
+        new_group("hidden"),
+        new_group("proxied", wsproxy_addr="http://proxy"),
+        sa.insert(resource_group_domains).values(resource_group="proxied", domain_name="default"),
     )
     assert (await world.call("GET", path.format("proxied"))).json == {"wsproxy_version": "v2"}
     for name in ("hidden", "nothing"):

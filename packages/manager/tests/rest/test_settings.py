@@ -297,3 +297,36 @@ def test_the_tree_of_keys():
         policy.leaves("a", {"b": {"b": {"b": {"b": {}}}}, **{str(n): "x" for n in range(17)}})
     with pytest.raises(InvalidInput):
         policy.announcement_of(True, "x" * (17 << 10))
+
+
+async def test_what_was_read_before_a_change_is_not_kept():
+    """The read was on its way when the change was committed."""
+    import asyncio
+
+    from ai.backend.common.clock import SystemClock
+    from ai.backend.manager.setting.model import ManagerState, Status
+    from ai.backend.manager.setting.service import SettingService
+
+    class Slow:
+        state, reads = ManagerState.RUNNING, 0
+
+        def __init__(self):
+            self.reading, self.go_on = asyncio.Event(), asyncio.Event()
+
+        async def read(self, op):
+            self.reads += 1
+            found = Status(state=self.state, active_sessions=0, announcement="")
+            self.reading.set()
+            await self.go_on.wait()
+            return found
+
+    database = Slow()
+    service = SettingService(database, SystemClock(), loops=(), end_all=None)
+    asking = asyncio.create_task(service.status())
+    await database.reading.wait()
+    database.state = ManagerState.FROZEN
+    service.forget()
+    database.go_on.set()
+    assert (await asking).state is ManagerState.FROZEN
+    assert (await service.status()).state is ManagerState.FROZEN
+    assert database.reads == 2

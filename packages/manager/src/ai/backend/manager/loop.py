@@ -1,7 +1,8 @@
 """Control loops: the only place where background work is driven.
 
 A loop takes no input: it runs when it is woken and at least once a period, looks at what is (rows, reports), compares it with what should
-be, and acts. A body that knows when it has something to do next returns that, in seconds from now, and is not polled for it. It is idempotent and has no retries inside: the next run is the retry. So "normal" and "after a crash" are one path.
+be, and acts. A body that knows when it has something to do next returns that, in seconds from now, and is not polled for it. It is
+idempotent and has no retries inside: the next run is the retry. So "normal" and "after a crash" are one path.
 """
 
 import asyncio

@@ -61,6 +61,10 @@ class OpenIdProvider:
 
     def sign(self, claims: dict[str, Any], key: RSAKey | None = None, alg: str = "RS256") -> str:
         key = key or self.key
+        if alg != "RS256":
+            # What the key is for is not for who forges to say.
+            plain = {name: value for name, value in key.as_dict(private=True).items() if name != "alg"}
+            key = RSAKey.import_key(plain)
         return jwt.encode({"alg": alg, "kid": key.kid}, claims, key, algorithms=[alg])
 
     def routes(self) -> web.Application:

@@ -10,7 +10,7 @@ from ai.backend.common.ids import AgentId
 from ai.backend.common.quantity import ResourceSlots, sum_slots
 from ai.backend.common.wire.rpc import AgentReport
 
-from ..db.schema import agents, kernels, resource_groups
+from ..db.schema import agents, kernels
 from ..db.statement import one_of, update_row
 from ..directory.model import Listing
 from ..image import store as image_store
@@ -26,7 +26,6 @@ _OF_ID = agents.c.id == sa.bindparam("agent_id")
 _ORDER = sa.select(agents.c.started_at_us, agents.c.sequence, agents.c.generation).where(_OF_ID)
 _STATUS = sa.select(agents.c.status).where(_OF_ID)
 _GENERATIONS = sa.select(agents.c.id, agents.c.generation)
-_ACTIVE_GROUPS = sa.select(resource_groups.c.name).where(resource_groups.c.is_active)
 
 
 def all_agents(conn: sa.Connection) -> list[Agent]:
@@ -60,10 +59,6 @@ def _agent(row: Any, occupied: ResourceSlots, images: frozenset[str]) -> Agent:
         problem=row.problem,
         images=images,
     )
-
-
-def resource_group_names(conn: sa.Connection) -> frozenset[str]:
-    return frozenset(conn.execute(_ACTIVE_GROUPS).scalars())
 
 
 def order_of(conn: sa.Connection, agent_id: AgentId) -> tuple[int, int, int] | None:

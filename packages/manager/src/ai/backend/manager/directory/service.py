@@ -282,10 +282,11 @@ class Directory:
 
     async def modify_domain(self, principal: Principal, name: str, given: Given) -> None:
         self._only_all(principal, Action.DOMAIN_WRITE)
+        await self._update_named(t.domains, name, policy.changes(policy.DOMAIN, given), "domain")
         renamed = given.get("name")
         if renamed not in (None, name):
-            raise InvalidInput("a domain keeps its name", hint="Make another domain.", field="name")
-        await self._update_named(t.domains, name, policy.changes(policy.DOMAIN, given), "domain")
+            policy.check_name(renamed)
+            await self._write(lambda conn, _now: store.rename_domain(conn, name, renamed))
 
     async def delete_domain(self, principal: Principal, name: str) -> None:
         """Closes it: what it has stays."""

@@ -73,9 +73,17 @@ def _columns(table: sa.Table, **others: sa.ColumnElement[Any]) -> dict[str, sa.C
 
 domains = Table(model.Domain, _columns(t.domains), t.domains, t.domains.c.name, _columns(t.domains))
 projects = Table(model.Project, _columns(t.projects), t.projects, t.projects.c.name, _columns(t.projects))
+_FIRST_KEY = (
+    sa.select(t.keypairs.c.access_key)
+    .where(t.keypairs.c.user_id == t.users.c.id)
+    .order_by(t.keypairs.c.is_admin.desc(), t.keypairs.c.created_at)
+    .limit(1)
+    .correlate(t.users)
+    .scalar_subquery()
+)
 users = Table(
     model.Account,
-    _columns(t.users),
+    _columns(t.users, main_access_key=sa.func.coalesce(t.users.c.main_access_key, _FIRST_KEY)),
     t.users,
     t.users.c.id,
     {
@@ -213,7 +221,7 @@ def projects_of(conn: sa.Connection, user_ids: Iterable[UUID]) -> dict[UUID, lis
 
 
 def groups_allowed(conn: sa.Connection, domain_name: str | None, project_id: UUID | None) -> list[str]:
-    """Active resource groups that are public or associated with the domain or the project."""
+    """Active resource groups that are associated with the domain or the project."""
     group = t.resource_groups.c
     for_domain = sa.select(t.resource_group_domains.c.resource_group).where(
         t.resource_group_domains.c.domain_name == domain_name
@@ -222,7 +230,7 @@ def groups_allowed(conn: sa.Connection, domain_name: str | None, project_id: UUI
         t.resource_group_projects.c.project_id == project_id
     )
     query = sa.select(group.name).where(
-        group.is_active, sa.or_(group.is_public, group.name.in_(for_domain), group.name.in_(for_project))
+        group.is_active, sa.or_(group.name.in_(for_domain), group.name.in_(for_project))
     )
     return list(conn.execute(query.order_by(group.name)).scalars())
 
@@ -263,3 +271,17 @@ def purge_sessions(conn: sa.Connection, where: sa.ColumnElement[bool]) -> None:
     theirs = sa.select(t.sessions.c.id).where(where)
     conn.execute(sa.delete(t.kernels).where(t.kernels.c.session_id.in_(theirs)))
     conn.execute(sa.delete(t.sessions).where(where))
+
+
+def rename_domain(conn: sa.Connection, name: str, new_name: str) -> None:
+    """The name is the key: a copy takes over what refers to it, then the old row goes. Raises UniqueViolation for a taken name."""
+    row = conn.execute(sa.select(t.domains).where(t.domains.c.name == name)).one()
+    conn.execute(sa.insert(t.domains).values({**row._mapping, "name": new_name}))
+    for table in (t.projects, t.users, t.sessions, t.templates, t.resource_group_domains):
+        conn.execute(sa.update(table).where(table.c.domain_name == name).values(domain_name=new_name))
+    conn.execute(
+        sa.update(t.dotfiles)
+        .where(t.dotfiles.c.scope == "domain", t.dotfiles.c.owner == name)
+        .values(owner=new_name)
+    )
+    conn.execute(sa.delete(t.domains).where(t.domains.c.name == name))

@@ -8,7 +8,7 @@ from ..access.model import Principal, Role
 from .model import UserDraft
 
 _EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s]{1,189}")
-_USERNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+_USERNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}")
 
 
 def refuse_delegation(asking: Principal, owner: Principal) -> BackendError | None:
@@ -30,10 +30,11 @@ def check_user(draft: UserDraft) -> BackendError | None:
     """What is wrong with a new user's words, or None."""
     if not _EMAIL.fullmatch(draft.email):
         return InvalidInput("that is no email address", field="email")
-    # Without '@', so that no user name is somebody else's email.
     if not _USERNAME.fullmatch(draft.username):
         return InvalidInput(
-            "that is no user name", hint="Use 1 to 64 letters, digits, '_', '.' and '-'.", field="username"
+            "that is no user name",
+            hint="Use 1 to 64 letters, digits, '_', '.', '@', '+' and '-'.",
+            field="username",
         )
     return check_password(draft.password)
 

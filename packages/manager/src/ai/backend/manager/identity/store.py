@@ -4,6 +4,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from ai.backend.common.errors import Conflict
 from ai.backend.common.ids import AccessKey, ProjectId, UserId, parse_uuid
 from ai.backend.common.quantity import ResourceSlots
 
@@ -15,6 +16,7 @@ from ..db.schema import (
     project_members,
     project_policies,
     projects,
+    resource_group_domains,
     resource_groups,
     user_policies,
     users,
@@ -114,7 +116,14 @@ def ensure_defaults(conn: sa.Connection, project_id: ProjectId, now: datetime) -
     named = {"name": "default", "created_at": now}
     limits = {"max_concurrent_sessions": 30, "max_containers_per_session": 1}
     upsert(conn, domains, named, key=["name"])
+    fresh = not conn.execute(
+        sa.select(resource_groups.c.name).where(resource_groups.c.name == "default")
+    ).first()
     upsert(conn, resource_groups, named, key=["name"])
+    if fresh:
+        conn.execute(
+            sa.insert(resource_group_domains).values(resource_group="default", domain_name="default")
+        )
     upsert(conn, keypair_policies, named | limits, key=["name"])
     upsert(conn, user_policies, named, key=["name"])
     upsert(conn, project_policies, named, key=["name"])
@@ -129,6 +138,9 @@ def ensure_defaults(conn: sa.Connection, project_id: ProjectId, now: datetime) -
 def insert_user(conn: sa.Connection, new: NewUser, now: datetime) -> None:
     """With its keypair and its memberships."""
     draft = new.draft
+    crossed = sa.or_(users.c.username == draft.email, users.c.email == draft.username)
+    if conn.execute(sa.select(users.c.id).where(crossed)).first() is not None:
+        raise Conflict("somebody else logs in by that email or name", hint="Choose another name.")
     conn.execute(
         sa.insert(users).values(
             id=new.user_id,

@@ -86,6 +86,8 @@ def parse_filter(text: str) -> Expression:
     """Raises InvalidInput."""
     if len(text) > TEXT_MAX:
         raise _refuse(f"it is longer than {TEXT_MAX} characters")
+    if "\0" in text:
+        raise _refuse("it has a NUL, which no text of a database has")
     reader = _Reader(list(_tokens(text)))
     expression = reader.expression(0)
     if reader.peek() is not None:

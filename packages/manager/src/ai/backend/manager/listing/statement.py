@@ -43,6 +43,7 @@ _COMPARE: Mapping[str, Callable[[Column, Any], sa.ColumnElement[bool]]] = {
     "isnot": lambda column, value: column.is_not(value),
 }
 _TEXTUAL = ("contains", "like", "ilike")
+_ORDERED = (">", ">=", "<", "<=")
 
 
 def condition(text: str | None, fields: Fields) -> sa.ColumnElement[bool] | None:
@@ -88,6 +89,8 @@ def _comparison(one: Comparison, field: Field) -> sa.ColumnElement[bool]:
     column = field.column
     if one.operator in ("is", "isnot") and one.value is not None and not isinstance(one.value, bool):
         raise InvalidInput(f"{one.operator!r} compares with null, true or false", field="filter")
+    if one.operator in _ORDERED and (one.value is None or isinstance(one.value, bool)):
+        raise InvalidInput(f"{one.operator!r} needs a text or a number", field="filter")
     if one.operator in _TEXTUAL:
         if not isinstance(one.value, str):
             raise InvalidInput(f"{one.operator!r} needs a text", field="filter")
@@ -122,7 +125,17 @@ def _value(value: Scalar, field: Field, name: str) -> Any:
                 raise ValueError
             return value
         if isinstance(kind, sa.Integer):
-            return int(value)
-    except ValueError:
+            return _integer(value, 64 if isinstance(kind, sa.BigInteger) else 32)
+    except (ValueError, OverflowError):
         raise InvalidInput(f"{value!r} is no value of {name}", field="filter") from None
     return _cased(value if isinstance(value, str) else str(value), field)
+
+
+def _integer(value: Scalar, bits: int) -> int:
+    """Raises ValueError for a number that is not whole, and for one that the column has no room for: the database would break off."""
+    if isinstance(value, bool) or value is None or (isinstance(value, float) and not value.is_integer()):
+        raise ValueError
+    number = int(value)
+    if not -(1 << (bits - 1)) <= number < 1 << (bits - 1):
+        raise ValueError
+    return number

@@ -31,19 +31,14 @@ BINS = 30 * 24 * 4
 
 
 def usable(groups: Iterable[ResourceGroup], principal: Principal) -> frozenset[str]:
-    """Names of the active resource groups where a principal's sessions may run: public ones, those that its domain, project or keypair
-    was given, and all of them for superadministrators."""
+    """Names of the active resource groups where a principal's sessions may run: those that its domain, project or keypair was given, and
+    all of them for superadministrators. One that is not public is for administrators alone."""
     return frozenset(
         group.name
         for group in groups
         if group.is_active
-        and (
-            group.is_public
-            or group.of_domain
-            or group.of_project
-            or group.of_keypair
-            or principal.role is Role.SUPERADMIN
-        )
+        and (group.is_public or principal.role in (Role.SUPERADMIN, Role.ADMIN))
+        and (group.of_domain or group.of_project or group.of_keypair or principal.role is Role.SUPERADMIN)
     )
 
 

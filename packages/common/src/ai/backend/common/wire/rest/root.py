@@ -37,7 +37,7 @@ class ManagerNode(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ManagerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """`active_sessions` is not told to anonymous callers: it is always 0."""
+    """`active_sessions`: all that have not ended, at most one second old."""
 
     nodes: list[ManagerNode]
     status: str

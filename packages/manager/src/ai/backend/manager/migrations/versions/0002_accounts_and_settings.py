@@ -237,6 +237,11 @@ def upgrade() -> None:
             f" VALUES ('default', CURRENT_TIMESTAMP, 0, 0, {numbers})"
         )
 
+    # Until now every domain could use every resource group.
+    op.execute(
+        "INSERT INTO resource_group_domains (resource_group, domain_name)"
+        " SELECT resource_groups.name, domains.name FROM resource_groups CROSS JOIN domains"
+    )
     with op.batch_alter_table("agents", schema=None) as batch_op:
         batch_op.add_column(
             sa.Column("region", sa.String(length=64), nullable=False, server_default=sa.text("'local'"))

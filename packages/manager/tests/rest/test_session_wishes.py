@@ -1,0 +1,70 @@
+"""What a session may be asked to be: batch, later, after others, several containers, on chosen agents; against a real manager."""
+
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from .conftest import World
+
+BATCH = {"name": "mybatch", "image": "python", "type": "batch", "startupCommand": "true", "enqueueOnly": True}
+
+
+async def create(world: World, key: str = "user", **body: Any) -> Any:
+    return await world.call("POST", "/session", BATCH | body, key=key)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "problem"),
+    [
+        ({"startupCommand": None}, 400, "invalid-api-params"),
+        ({"startupCommand": ""}, 400, "invalid-api-params"),
+        ({"type": "interactive", "starts_at": "1h"}, 400, "invalid-api-params"),
+        ({"starts_at": "whenever"}, 400, "invalid-api-params"),
+        ({"batch_timeout": "whenever"}, 400, "invalid-api-params"),
+        ({"callback_url": "ftp://x/"}, 400, "invalid-api-params"),
+        ({"callback_url": "http://127.0.0.1/"}, 400, "invalid-api-params"),
+        ({"callbackURL": "http://169.254.169.254/latest"}, 400, "invalid-api-params"),
+        ({"clusterMode": "no-node"}, 400, "invalid-api-params"),
+        ({"clusterSize": 0}, 400, "invalid-api-params"),
+        ({"clusterSize": 2}, 412, "quota-exceeded"),
+        ({"dependencies": ["nobody"]}, 404, "object-not-found"),
+        ({"config": {"agentList": ["a1"]}}, 403, "insufficient-privilege"),
+        ({"config": {"mounts": ["x"]}}, 400, "invalid-api-params"),
+    ],
+)
+async def test_refused(world: World, body: Any, status: int, problem: str) -> None:
+    answer = await create(world, **body)
+    assert (answer.status, answer.problem) == (status, problem), answer.body
+
+
+async def test_a_superadministrator_chooses_an_agent(world: World) -> None:
+    assert (await create(world, "root", config={"agentList": ["a1"]})).status == 201
+    assert (await create(world, "root", name="other", config={"agentList": ["a1", "a1"]})).status == 400
+    assert (await create(world, "root", name="other", config={"agentList": ["gone"]})).status == 400
+
+
+async def test_the_dependency_graph_is_as_published(world: World) -> None:
+    first = (await create(world, name="first-one", starts_at="1d")).json["sessionId"]
+    second = (await create(world, name="second", dependencies=[first])).json["sessionId"]
+    await create(world, name="third-one", dependencies=["second", "first-one"], starts_at="2d")
+    answer = await world.call("GET", "/session/third-one/dependency-graph")
+    graph = answer.json
+    assert set(graph) == {"session_id", "session_name", "status", "status_changed", "depends_on"}
+    assert (graph["session_name"], graph["status"]) == ("third-one", "KernelStatus.PENDING")
+    assert datetime.strptime(graph["status_changed"].split(".")[0], "%Y-%m-%d %H:%M:%S")  # as the client does
+    below = {node["session_id"]: node for node in graph["depends_on"]}
+    assert set(below) == {first, second}
+    assert [node["session_id"] for node in below[second]["depends_on"]] == [first]
+    for node in (graph, *graph["depends_on"]):
+        assert node["session_name"].split("-")[-2], "the published client takes the last piece but one"
+    assert (await world.call("GET", "/session/third-one/dependency-graph", key="peer")).status == 404
+    ended = await world.call("DELETE", "/session/second?recursive=true")
+    assert ended.json == [{"status": "cancelled"}] * 2
+    (left,) = (await world.call("GET", "/session?status=PENDING")).json["items"]
+    assert (left["id"], left["reason"]) == (first, "waits-for-time")
+
+
+async def test_an_inference_session_is_one(world: World) -> None:
+    answer = await create(world, type="inference", enqueueOnly=False)
+    assert (answer.status, answer.json["status"]) == (201, "RUNNING")
