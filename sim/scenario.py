@@ -179,6 +179,8 @@ def seed_rows(conn: sa.Connection, rng: Random) -> list[Principal]:
         (schema.projects, {"id": project_id, "name": "default", "domain_name": "default"}),
     ):
         conn.execute(sa.insert(table).values(created_at=EPOCH, **row))
+    association = {"resource_group": "default", "domain_name": "default"}
+    conn.execute(sa.insert(schema.resource_group_domains).values(association))
     return [_seed_user(conn, rng, project_id, f"user{number}") for number in range(USERS)]
 
 

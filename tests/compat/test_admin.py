@@ -33,7 +33,7 @@ def changed(client: Client, *args: str) -> dict[str, Any]:
 
 
 def purge(client: Client, *args: str) -> None:
-    """Purging asks first, so its output is for people only."""
+    """Removing for good asks first, so its output is for people only."""
     told = client.cli("admin", *args, input="y\n").ok().stdout
     assert re.search(r"ok\s+True", told), told
 
@@ -217,17 +217,17 @@ def test_user_info_of_oneself(user: Client, cluster: Cluster) -> None:
 def test_user_add_makes_everything(admin: Client, person: str) -> None:
     (item,) = admin.items("admin", "user", "info", "-e", person)
     assert item["full_name"] and item["status"] == "active" and item["main_access_key"]
-    assert item["allowed_client_ip"] == ["127.0.0.1", "10.0.0.0/8"]
+    assert [ip.removesuffix("/32") for ip in item["allowed_client_ip"]] == ["127.0.0.1", "10.0.0.0/8"]
     assert [key for key in admin.items("admin", "keypair", "list", "-u", person) if key["is_active"]]
 
 
 def test_user_add_into_a_group(admin: Client, group: dict[str, str], version: str) -> None:
+    """Without a user name: the command line sends an empty one, and the server takes the address."""
     if version == "23.9.10":
         pytest.skip("23.09 adds users to groups in a step of its own")
     email = f"{new('joined')}@example.org"
-    made = changed(
-        admin, "user", "add", "default", email, "Secret-1234!", "-u", email[:20], "-g", group["name"]
-    )
+    made = changed(admin, "user", "add", "default", email, "Secret-1234!", "-g", group["name"])
+    assert made["user"]["username"]
     assert group["name"] in [joined["name"] for joined in made["user"]["groups"]]
     purge(admin, "user", "purge", email)
 
@@ -325,7 +325,7 @@ def add_policy(admin: Client) -> str:
 def policy(admin: Client) -> Iterator[str]:
     name = add_policy(admin)
     yield name
-    admin.cli("admin", "keypair-resource-policy", "delete", name)
+    admin.cli("admin", "keypair-resource-policy", "delete", name, input="y\n")
 
 
 def test_policy_list(admin: Client) -> None:
@@ -357,7 +357,7 @@ def test_policy_limits_are_enforced(admin: Client, user: Client, policy: str, pe
 
 def test_policy_delete(admin: Client) -> None:
     policy = add_policy(admin)
-    changed(admin, "keypair-resource-policy", "delete", policy)
+    purge(admin, "keypair-resource-policy", "delete", policy)
     assert policy not in [item["name"] for item in admin.items("admin", "keypair-resource-policy", "list")]
 
 
@@ -454,4 +454,4 @@ def test_scaling_group_delete(admin: Client) -> None:
 )
 def test_a_user_may_not(user: Client, command: list[str]) -> None:
     done = user.cli("admin", *command).failed()
-    assert re.search(r"[Ff]orbidden|privilege|permission|Unauthorized", done.text), done
+    assert re.search(r"[Ff]orbidden|privilege|permission|[Ss]uperadmin|Unauthorized", done.text), done

@@ -79,11 +79,11 @@ def test_a_uuid_that_is_not_there(user: Client) -> None:
     assert "No such session." in user.cli("session", "logs", str(uuid.uuid4())).failed().text
 
 
-@pytest.mark.parametrize("name", ["x", "-starts-badly", "has space", "a" * 65])
+@pytest.mark.parametrize("name", ["-starts-badly", "has space", "ends-badly-", "sla/sh"])
 def test_a_bad_name(user: Client, name: str) -> None:
-    done = user.cli("session", "create", *SMALL, f"--name={name}", "python")
-    assert done.exit != 0
-    assert "Missing or invalid API parameters." in done.text or "Invalid session name" in done.text
+    """The clients themselves look at the length only."""
+    done = user.cli("session", "create", *SMALL, f"--name={name}", "python").failed()
+    assert "400" in done.text and "Missing or invalid API parameters." in done.text
 
 
 def test_an_unknown_image(user: Client) -> None:

@@ -181,8 +181,8 @@ def test_a_filter_leaves_out(user: Client, words: dict[str, str], expression: st
 
 @pytest.mark.parametrize("expression", ["nonsense == 1", "name ==", 'status == "NONSENSE"'])
 def test_a_broken_filter_is_told(user: Client, expression: str) -> None:
-    done = user.cli("ps", "--filter", expression).failed()
-    assert done.text.strip() and "500" not in done.text
+    told = user.cli("--output", "json", "ps", "--filter", expression).failed().json()
+    assert told["api"]["status"] == 400 and told["api"]["data"][0]["message"]
 
 
 def test_orders(user: Client, live: Running) -> None:

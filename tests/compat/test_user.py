@@ -157,11 +157,20 @@ def test_template_of_nobody(user: Client) -> None:
     assert "404" in user.cli("session-template", "get", str(uuid.uuid4())).failed().text
 
 
+FROM_TEMPLATE = """
+from ai.backend.client.session import Session
+with Session() as s:
+    made = s.ComputeSession.create_from_template(template, name=name)
+    give({"id": str(made.id), "status": made.status, "created": made.created})
+"""
+
+
 def test_a_session_from_a_template(user: Client, template: tuple[str, str]) -> None:
+    """By the SDK: the command of 25.5.2 passes its own SDK an argument that it refuses."""
     name = new_name("from-tpl")
     try:
-        told = user.cli("session", "create-from-template", "-t", name, template[1]).ok().text
-        assert "is created and ready" in told
+        told = user.sdk(FROM_TEMPLATE, template=template[1], name=name)
+        assert uuid.UUID(told["id"]) and told["status"] == "RUNNING" and told["created"] is True
         code = "import os; print(os.environ['FLAVOUR'])"
         assert user.cli("run", "-t", name, "-c", code, "python").ok().stdout == "plum\n"
     finally:
@@ -224,23 +233,21 @@ def test_role(user: Client, admin: Client) -> None:
     assert isinstance(told, dict) and told["global_role"] == "superadmin"
 
 
-PASSWORD = """
-from ai.backend.client.session import Session
-with Session() as s:
-    s.Auth.update_password(old, new, new2)
-    give("done")
-"""
-
-
 def test_password(user: Client, cluster: Cluster) -> None:
+    """Not by the SDK's own function: since 24.x it encrypts the body, which only a web server in front understands."""
     old, new = cluster.user.password, f"New-{uuid.uuid4().hex}!"
     account = {"type": "keypair", "domain": "default", "username": cluster.user.email}
+
+    def update(current: str, wanted: str) -> tuple[int, object]:
+        body = {"old_password": current, "new_password": wanted, "new_password2": wanted}
+        return request(user, "POST", "/auth/update-password", body)
+
+    assert update(old, new) == (200, {})
     try:
-        assert user.sdk(PASSWORD, old=old, new=new, new2=new) == "done"
         assert request(user, "POST", "/auth/authorize", {**account, "password": new}, True)[0] == 200
         assert request(user, "POST", "/auth/authorize", {**account, "password": old}, True)[0] == 401
     finally:
-        user.sdk(PASSWORD, old=new, new=old, new2=old)
+        update(new, old)
 
 
 def test_password_repeated_wrongly(user: Client, cluster: Cluster) -> None:

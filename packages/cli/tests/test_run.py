@@ -36,7 +36,7 @@ def test_options_reach_the_server(server: Any, cli: Any) -> None:
     (sent,) = [body for method, path, body in server.requests if (method, path) == ("POST", "/session")]
     assert sent["config"] | {"mounts": 0} == {
         "environ": {"A": "b=c"}, "resources": {"cpu": "2", "mem": "256m"}, "resource_opts": {"shmem": "64m"},
-        "scalingGroup": "gpu", "mounts": 0,
+        "scalingGroup": "gpu", "mounts": 0, "preopen_ports": [],
     }  # fmt: skip
     assert (sent["tag"], sent["group"], sent["domain"]) == ("t", "team", "dom")
     assert (sent["maxWaitSeconds"], sent["reuseIfExists"]) == (9, False)

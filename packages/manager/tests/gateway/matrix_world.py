@@ -184,6 +184,9 @@ async def _nodes(gateway: Gateway) -> None:
             )
         )
         conn.execute(
+            sa.insert(t.resource_group_domains).values(resource_group="special", domain_name="default")
+        )
+        conn.execute(
             sa.insert(t.resource_presets).values(
                 id=uuid4(), name="small", resource_slots={"cpu": 1000}, resource_group=""
             )

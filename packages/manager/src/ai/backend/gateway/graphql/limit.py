@@ -59,7 +59,7 @@ def check(document: DocumentNode, variables: Mapping[str, Any]) -> None:
     counter = _Counter(fragments, variables)
     for node in document.definitions:
         if isinstance(node, OperationDefinitionNode):
-            if len(node.selection_set.selections) > ROOTS_MAX:
+            if counter.roots(node.selection_set) > ROOTS_MAX:
                 raise _refuse(f"has more than {ROOTS_MAX} fields at its root")
             cost, _ = counter.cost(node.selection_set, 1)
             if cost > COST_MAX:
@@ -72,6 +72,24 @@ class _Counter:
         self._variables = variables
         self._known: dict[str, tuple[int, int]] = {}
         self._open: set[str] = set()
+        self._roots: dict[str, int] = {}
+
+    def roots(self, selections: SelectionSetNode) -> int:
+        """How many fields stand side by side, those of fragments included."""
+        total = 0
+        for node in selections.selections:
+            match node:
+                case FieldNode():
+                    total += 1
+                case InlineFragmentNode():
+                    total += self.roots(node.selection_set)
+                case FragmentSpreadNode():
+                    name = node.name.value
+                    if name not in self._roots and name in self._fragments:
+                        self._roots[name] = 0  # one that uses itself is told by validation
+                        self._roots[name] = self.roots(self._fragments[name].selection_set)
+                    total += self._roots.get(name, 0)
+        return total
 
     def cost(self, selections: SelectionSetNode | None, depth: int) -> tuple[int, int]:
         """Of one item's selections: (cost, depth below)."""

@@ -14,6 +14,7 @@ from ai.backend.common.errors import InvalidInput
 from ai.backend.common.quantity import parse_size, parse_slots
 
 from ..access.model import Role
+from ..identity.policy import check_username
 
 Rule = tuple[str, Callable[[str, Any], Any]]
 """The column, and what checks and converts a value of that field."""
@@ -127,6 +128,14 @@ def _numbers(field: str, value: Any) -> list[int]:
     return [_count()(field, item) for item in value]
 
 
+def _username(field: str, value: Any) -> str:
+    name = _text(64)(field, value)
+    refusal = check_username(name)
+    if refusal is not None:
+        raise refusal
+    return name
+
+
 def _reference(field: str, value: Any) -> str:
     return _text(64)(field, value)
 
@@ -153,7 +162,7 @@ PROJECT: Mapping[str, Rule] = {
     "resource_policy": ("policy_name", _reference),
 }
 USER: Mapping[str, Rule] = {
-    "username": ("username", _text(64)),
+    "username": ("username", _username),
     "full_name": ("full_name", _text(128)),
     "description": ("description", _text(500)),
     "status": ("status", _one_of(*USER_STATUSES)),

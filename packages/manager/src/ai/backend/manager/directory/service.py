@@ -13,6 +13,8 @@ from ai.backend.common.ids import ProjectId, Random, new_uuid
 
 from ..access.model import Principal, Role
 from ..access.policy import Action, Reach, may, reach
+from ..audit import store as audit_store
+from ..audit.model import note
 from ..db import schema as t
 from ..db.database import Database, UniqueViolation
 from ..db.statement import update_row
@@ -208,11 +210,20 @@ class Directory:
         if reach(principal, action) is not Reach.ALL:
             raise Forbidden("only superadministrators may do this")
 
-    async def _write(self, op: Callable[[sa.Connection, datetime], V]) -> V:
-        """One transaction; afterwards whatever is remembered of identities is looked up anew."""
+    async def _write(
+        self, by: Principal, action: str, target: object, op: Callable[[sa.Connection, datetime], V]
+    ) -> V:
+        """One transaction, with its note in the audit log; afterwards whatever is remembered of identities is looked up anew."""
         now = self._clock.now()
+        told = note(by, action, str(target), now)
+
+        def noted(conn: sa.Connection) -> V:
+            done = op(conn, now)
+            audit_store.write(conn, told)
+            return done
+
         try:
-            return await self._database.run(lambda conn: op(conn, now))
+            return await self._database.run(noted)
         except UniqueViolation as exc:
             raise Conflict(
                 "one of that name exists already", hint="Choose another name.", constraint=exc.constraint
@@ -240,15 +251,29 @@ class Directory:
         ):
             raise InvalidInput(f"no resource policy {name!r}", field="resource_policy")
 
-    async def _insert_named(self, table: sa.Table, name: str, values: dict[str, Any]) -> None:
+    async def _insert_named(self, by: Principal, table: sa.Table, name: str, values: dict[str, Any]) -> None:
         policy.check_name(name)
         await self._write(
+            by,
+            f"{table.name}:create",
+            name,
             lambda conn, now: conn.execute(
                 sa.insert(table).values(name=name, created_at=now, **values)
-            ).close()
+            ).close(),
         )
 
-    async def _update_named(self, table: sa.Table, name: str, values: dict[str, Any], what: str) -> None:
+    async def _update_named(
+        self,
+        by: Principal,
+        table: sa.Table,
+        name: str,
+        values: dict[str, Any],
+        what: str,
+        *,
+        then: Callable[[sa.Connection], None] = lambda _conn: None,
+    ) -> None:
+        """`then` is done in the same transaction: all of it happens, or nothing."""
+
         def op(conn: sa.Connection, now: datetime) -> None:
             known = conn.execute(sa.select(table.c.name).where(table.c.name == name)).first()
             if known is None:
@@ -256,11 +281,12 @@ class Directory:
             stamped = {**values, "modified_at": now} if "modified_at" in table.c and values else values
             if stamped:
                 update_row(conn, table, {"name": name}, stamped)
+            then(conn)
 
-        await self._write(op)
+        await self._write(by, f"{table.name}:modify", name, op)
 
     async def _delete_named(
-        self, table: sa.Table, name: str, what: str, used: Mapping[str, sa.Column[Any]]
+        self, by: Principal, table: sa.Table, name: str, what: str, used: Mapping[str, sa.Column[Any]]
     ) -> None:
         def op(conn: sa.Connection, _now: datetime) -> None:
             for users, column in used.items():
@@ -272,26 +298,34 @@ class Directory:
             if conn.execute(sa.delete(table).where(table.c.name == name)).rowcount == 0:
                 raise NotFound(f"no {what} {name[:64]!r}")
 
-        await self._write(op)
+        await self._write(by, f"{table.name}:delete", name, op)
 
     # Domains.
 
     async def create_domain(self, principal: Principal, name: str, given: Given) -> None:
         self._only_all(principal, Action.DOMAIN_WRITE)
-        await self._insert_named(t.domains, name, policy.changes(policy.DOMAIN, given))
+        await self._insert_named(principal, t.domains, name, policy.changes(policy.DOMAIN, given))
 
     async def modify_domain(self, principal: Principal, name: str, given: Given) -> None:
         self._only_all(principal, Action.DOMAIN_WRITE)
-        await self._update_named(t.domains, name, policy.changes(policy.DOMAIN, given), "domain")
-        renamed = given.get("name")
-        if renamed not in (None, name):
-            policy.check_name(renamed)
-            await self._write(lambda conn, _now: store.rename_domain(conn, name, renamed))
+        values, renamed = policy.changes(policy.DOMAIN, given), given.get("name")
+        if renamed in (None, name):
+            await self._update_named(principal, t.domains, name, values, "domain")
+            return
+        new_name = policy.check_name(str(renamed))
+        await self._update_named(
+            principal,
+            t.domains,
+            name,
+            values,
+            "domain",
+            then=lambda conn: store.rename_domain(conn, name, new_name),
+        )
 
     async def delete_domain(self, principal: Principal, name: str) -> None:
         """Closes it: what it has stays."""
         self._only_all(principal, Action.DOMAIN_WRITE)
-        await self._update_named(t.domains, name, {"is_active": False}, "domain")
+        await self._update_named(principal, t.domains, name, {"is_active": False}, "domain")
 
     async def purge_domain(self, principal: Principal, name: str) -> None:
         self._only_all(principal, Action.DOMAIN_WRITE)
@@ -303,10 +337,13 @@ class Directory:
                     raise Conflict(
                         f"the domain {name!r} still has {number} {what}", hint=f"Purge its {what} first."
                     )
+            conn.execute(
+                sa.delete(t.dotfiles).where(t.dotfiles.c.scope == "domain", t.dotfiles.c.owner == name)
+            )
             if conn.execute(sa.delete(t.domains).where(t.domains.c.name == name)).rowcount == 0:
                 raise NotFound(f"no domain {name[:64]!r}")
 
-        await self._write(op)
+        await self._write(principal, "domain:purge", name, op)
 
     # Projects.
 
@@ -325,7 +362,7 @@ class Directory:
             self._policy_exists(conn, t.project_policies, values)
             conn.execute(sa.insert(t.projects).values(id=project_id, created_at=now, **values))
 
-        await self._write(op)
+        await self._write(principal, "project:create", name, op)
         return project_id
 
     def _project(self, conn: sa.Connection, principal: Principal, project_id: UUID) -> model.Project:
@@ -363,7 +400,7 @@ class Directory:
                     )
                 )
 
-        await self._write(op)
+        await self._write(principal, "project:modify", project_id, op)
 
     @staticmethod
     def _join(conn: sa.Connection, project: model.Project, member_ids: list[UUID]) -> None:
@@ -409,7 +446,7 @@ class Directory:
             )
             conn.execute(sa.delete(t.projects).where(t.projects.c.id == project_id))
 
-        await self._write(op)
+        await self._write(principal, "project:purge", project_id, op)
 
     # Users.
 
@@ -417,7 +454,8 @@ class Directory:
         """With its first keypair. Raises InvalidInput, or Conflict for a taken e-mail or name."""
         self._only_all(principal, Action.USER_WRITE)
         values = policy.changes(
-            policy.USER, {k: v for k, v in given.items() if k not in ("username", "role")}
+            policy.USER,
+            {k: v for k, v in given.items() if k not in ("username", "role", "main_access_key")},
         )
         if given.get("is_active") is False:
             values["status"] = "inactive"
@@ -441,7 +479,7 @@ class Directory:
             if values:
                 update_row(conn, t.users, {"email": email}, values)
 
-        await self._write(op)
+        await self._write(principal, "user:create", email, op)
         made = await self.user(principal, email=email)
         assert made is not None, "it was just made"
         return made
@@ -484,7 +522,7 @@ class Directory:
             if group_ids is not None:
                 self._move(conn, user, values.get("domain_name", user.domain_name), group_ids)
 
-        await self._write(op)
+        await self._write(principal, "user:modify", email, op)
         changed = await self.user(principal, email=email)
         assert changed is not None, "it is there"
         return changed
@@ -517,7 +555,7 @@ class Directory:
             update_row(conn, t.users, {"id": user.id}, {"status": "deleted", "modified_at": now})
             update_row(conn, t.keypairs, {"user_id": user.id}, {"is_active": False, "modified_at": now})
 
-        await self._write(op)
+        await self._write(principal, "user:delete", email, op)
 
     @staticmethod
     def _other(conn: sa.Connection, principal: Principal, email: str) -> model.Account:
@@ -543,7 +581,7 @@ class Directory:
             )
             conn.execute(sa.delete(t.users).where(t.users.c.id == user.id))
 
-        await self._write(op)
+        await self._write(principal, "user:purge", email, op)
 
     # Keypairs.
 
@@ -566,7 +604,7 @@ class Directory:
                 )
             )
 
-        await self._write(op)
+        await self._write(principal, "keypair:create", access_key, op)
         return access_key, secret_key
 
     async def modify_keypair(self, principal: Principal, access_key: str, given: Given) -> None:
@@ -578,7 +616,7 @@ class Directory:
             if update_row(conn, t.keypairs, {"access_key": access_key}, {**values, "modified_at": now}) == 0:
                 raise NotFound(f"no keypair {access_key[:20]!r}")
 
-        await self._write(op)
+        await self._write(principal, "keypair:modify", access_key, op)
 
     async def delete_keypair(self, principal: Principal, access_key: str) -> None:
         self._only_all(principal, Action.KEYPAIR_WRITE)
@@ -594,7 +632,7 @@ class Directory:
             if conn.execute(sa.delete(t.keypairs).where(t.keypairs.c.access_key == access_key)).rowcount == 0:
                 raise NotFound(f"no keypair {access_key[:20]!r}")
 
-        await self._write(op)
+        await self._write(principal, "keypair:delete", access_key, op)
 
     # Policies.
 
@@ -606,34 +644,36 @@ class Directory:
         if kind == "keypair":
             values.setdefault("max_concurrent_sessions", 30)
             values.setdefault("max_containers_per_session", 1)
-        await self._insert_named(table, name, values)
+        await self._insert_named(principal, table, name, values)
 
     async def modify_policy(self, principal: Principal, kind: str, name: str, given: Given) -> None:
         self._only_all(principal, Action.POLICY_WRITE)
         table, rules, _ = _POLICIES[kind]
-        await self._update_named(table, name, policy.changes(rules, given), "resource policy")
+        await self._update_named(principal, table, name, policy.changes(rules, given), "resource policy")
 
     async def delete_policy(self, principal: Principal, kind: str, name: str) -> None:
         self._only_all(principal, Action.POLICY_WRITE)
         table, _, used = _POLICIES[kind]
-        await self._delete_named(table, name, "resource policy", used)
+        await self._delete_named(principal, table, name, "resource policy", used)
 
     # Resource groups.
 
     async def create_resource_group(self, principal: Principal, name: str, given: Given) -> None:
         self._only_all(principal, Action.RESOURCE_GROUP_WRITE)
-        await self._insert_named(t.resource_groups, name, policy.changes(policy.RESOURCE_GROUP, given))
+        await self._insert_named(
+            principal, t.resource_groups, name, policy.changes(policy.RESOURCE_GROUP, given)
+        )
 
     async def modify_resource_group(self, principal: Principal, name: str, given: Given) -> None:
         self._only_all(principal, Action.RESOURCE_GROUP_WRITE)
         values = policy.changes(policy.RESOURCE_GROUP, given)
-        await self._update_named(t.resource_groups, name, values, "resource group")
+        await self._update_named(principal, t.resource_groups, name, values, "resource group")
         self._wake()
 
     async def delete_resource_group(self, principal: Principal, name: str) -> None:
         self._only_all(principal, Action.RESOURCE_GROUP_WRITE)
         used = {"agents": t.agents.c.resource_group}
-        await self._delete_named(t.resource_groups, name, "resource group", used)
+        await self._delete_named(principal, t.resource_groups, name, "resource group", used)
 
     async def associate(self, principal: Principal, name: str, *, add: bool, **who: Any) -> None:
         """Lets a domain (`domain_name`), a project (`project_id`) or a keypair (`access_key`) use a resource group, or no more."""
@@ -654,14 +694,17 @@ class Directory:
             if add:
                 conn.execute(sa.insert(table).values({"resource_group": name, column: value}))
 
-        await self._write(op)
+        await self._write(principal, "resource-group:associate", name, op)
 
     async def disassociate_all(self, principal: Principal, **who: Any) -> None:
         self._only_all(principal, Action.RESOURCE_GROUP_WRITE)
         ((column, value),) = who.items()
         table = _ASSOCIATIONS[column]
         await self._write(
-            lambda conn, _now: conn.execute(sa.delete(table).where(table.c[column] == value)).close()
+            principal,
+            "resource-group:disassociate-all",
+            value,
+            lambda conn, _now: conn.execute(sa.delete(table).where(table.c[column] == value)).close(),
         )
 
     # Presets and agents.
@@ -678,18 +721,21 @@ class Directory:
             "resource_group": str(given.get("scaling_group_name") or ""),
         }
         await self._write(
-            lambda conn, _now: conn.execute(sa.insert(t.resource_presets).values(**row, **values)).close()
+            principal,
+            "preset:create",
+            name,
+            lambda conn, _now: conn.execute(sa.insert(t.resource_presets).values(**row, **values)).close(),
         )
 
     async def modify_preset(self, principal: Principal, name: str, given: Given) -> None:
         self._only_all(principal, Action.PRESET_WRITE)
         await self._update_named(
-            t.resource_presets, name, policy.changes(policy.PRESET, given), "resource preset"
+            principal, t.resource_presets, name, policy.changes(policy.PRESET, given), "resource preset"
         )
 
     async def delete_preset(self, principal: Principal, name: str) -> None:
         self._only_all(principal, Action.PRESET_WRITE)
-        await self._delete_named(t.resource_presets, name, "resource preset", {})
+        await self._delete_named(principal, t.resource_presets, name, "resource preset", {})
 
     async def modify_agent(self, principal: Principal, agent_id: str, given: Given) -> None:
         """`schedulable`, `scaling_group`."""
@@ -703,7 +749,7 @@ class Directory:
             if values:
                 update_row(conn, t.agents, {"id": agent_id}, values)
 
-        await self._write(op)
+        await self._write(principal, "agent:modify", agent_id, op)
         self._wake()
 
 

@@ -30,13 +30,18 @@ def check_user(draft: UserDraft) -> BackendError | None:
     """What is wrong with a new user's words, or None."""
     if not _EMAIL.fullmatch(draft.email):
         return InvalidInput("that is no email address", field="email")
-    if not _USERNAME.fullmatch(draft.username):
+    return check_username(draft.username) or check_password(draft.password)
+
+
+def check_username(name: str) -> BackendError | None:
+    """Why this can be nobody's user name, or None."""
+    if not _USERNAME.fullmatch(name):
         return InvalidInput(
             "that is no user name",
             hint="Use 1 to 64 letters, digits, '_', '.', '@', '+' and '-'.",
             field="username",
         )
-    return check_password(draft.password)
+    return None
 
 
 def check_password(password: str) -> BackendError | None:
