@@ -41,6 +41,8 @@ QUERIES = {
     "watch_events": f"sessionId={'0' * 31}9",
 }
 BODIES: dict[str, Any] = {
+    "post_gql": {"query": "{ __typename }"},
+    "post_graphql": {"query": "{ __typename }"},
     "create_session": NAMED,
     "execute_code": {"mode": "query", "code": "1"},
     "authorize": LOGIN,

@@ -22,7 +22,7 @@ from ..identity.model import UserDraft
 from ..identity.policy import check_password
 from ..identity.service import IdentityService
 from . import model, policy, store
-from .model import Listing, Page
+from .reader import DirectoryReader
 
 V = TypeVar("V")
 R = TypeVar("R")
@@ -30,7 +30,7 @@ Given = Mapping[str, Any]
 LIVE = "It still has live sessions: end them first."
 
 
-class Directory:
+class Directory(DirectoryReader):
     def __init__(
         self,
         database: Database,
@@ -41,174 +41,12 @@ class Directory:
         wake: Callable[[], None] = lambda: None,
     ) -> None:
         """`wake`: where sessions may be placed has changed."""
-        self._database = database
+        super().__init__(database, identity)
         self._clock = clock
         self._rng = rng
-        self._identity = identity
         self._wake = wake
 
-    # -- looking -------------------------------------------------------------------------------------------------------------
-
-    async def _find(self, table: store.Table[R], *where: sa.ColumnElement[bool]) -> list[R]:
-        return await self._database.read(lambda conn: table.find(conn, *where))
-
-    async def domains(self, principal: Principal, is_active: bool | None = None) -> list[model.Domain]:
-        where = store.visible_domains(principal)
-        if is_active is not None:
-            where.append(t.domains.c.is_active == is_active)
-        return await self._find(store.domains, *where)
-
-    async def domain(self, principal: Principal, name: str | None) -> model.Domain | None:
-        wanted = name or principal.domain_name
-        found = await self._find(store.domains, *store.visible_domains(principal), t.domains.c.name == wanted)
-        return found[0] if found else None
-
-    async def projects(
-        self,
-        principal: Principal,
-        *,
-        domain_name: str | None = None,
-        is_active: bool | None = None,
-        project_id: UUID | None = None,
-        name: str | None = None,
-    ) -> list[model.Project]:
-        project = t.projects.c
-        where = store.visible_projects(principal)
-        for column, value in (
-            (project.domain_name, domain_name),
-            (project.is_active, is_active),
-            (project.id, project_id),
-            (project.name, name),
-        ):
-            if value is not None:
-                where.append(column == value)
-        return await self._find(store.projects, *where)
-
-    def _user_conditions(
-        self, principal: Principal, status: str | None, project_id: UUID | None, domain_name: str | None
-    ) -> list[sa.ColumnElement[bool]]:
-        where = store.visible_users(principal)
-        if status is not None:
-            where.append(t.users.c.status == status.lower())
-        if domain_name is not None:
-            where.append(t.users.c.domain_name == domain_name)
-        if project_id is not None:
-            members = sa.select(t.project_members.c.user_id).where(
-                t.project_members.c.project_id == project_id
-            )
-            where.append(t.users.c.id.in_(members))
-        return where
-
-    async def users(
-        self,
-        principal: Principal,
-        asked: Listing,
-        *,
-        status: str | None = None,
-        project_id: UUID | None = None,
-        domain_name: str | None = None,
-    ) -> Page[model.Account]:
-        where = self._user_conditions(principal, status, project_id, domain_name)
-        return await self._database.read(lambda conn: store.users.page(conn, where, asked))
-
-    async def user(
-        self, principal: Principal, *, email: str | None = None, user_id: UUID | None = None
-    ) -> model.Account | None:
-        """By e-mail, by id, or the principal's own."""
-        column, value = (t.users.c.email, email) if email else (t.users.c.id, user_id or principal.user_id)
-        found = await self._find(store.users, *store.visible_users(principal), column == value)
-        return found[0] if found else None
-
-    async def keypairs(
-        self,
-        principal: Principal,
-        asked: Listing,
-        *,
-        is_active: bool | None = None,
-        domain_name: str | None = None,
-        email: str | None = None,
-    ) -> Page[model.Keypair]:
-        where = store.visible_keypairs(principal)
-        for column, value in (
-            (t.keypairs.c.is_active, is_active),
-            (t.users.c.domain_name, domain_name),
-            (t.users.c.email, email),
-        ):
-            if value is not None:
-                where.append(column == value)
-        return await self._database.read(lambda conn: store.keypairs.page(conn, where, asked))
-
-    async def keypair(self, principal: Principal, access_key: str | None) -> model.Keypair | None:
-        wanted = t.keypairs.c.access_key == (access_key or principal.access_key)
-        found = await self._find(store.keypairs, *store.visible_keypairs(principal), wanted)
-        return found[0] if found else None
-
-    def secret_key(self, principal: Principal, keypair: model.Keypair) -> str | None:
-        """Plain, for its owner and for those who may write keypairs."""
-        if keypair.user_id != principal.user_id and reach(principal, Action.KEYPAIR_WRITE) is not Reach.ALL:
-            return None
-        return self._identity.unsealed(keypair.secret_key_sealed, keypair.access_key)
-
-    async def keypair_policies(
-        self, principal: Principal, name: str | None = None
-    ) -> list[model.KeypairPolicy]:
-        where = store.visible_keypair_policies(principal)
-        if name is not None:
-            where.append(t.keypair_policies.c.name == name)
-        return await self._find(store.keypair_policies, *where)
-
-    async def user_policies(self, principal: Principal, name: str | None = None) -> list[model.UserPolicy]:
-        self._only_all(principal, Action.POLICY_READ)
-        where = [t.user_policies.c.name == name] if name is not None else []
-        return await self._find(store.user_policies, *where)
-
-    async def project_policies(
-        self, principal: Principal, name: str | None = None
-    ) -> list[model.ProjectPolicy]:
-        self._only_all(principal, Action.POLICY_READ)
-        where = [t.project_policies.c.name == name] if name is not None else []
-        return await self._find(store.project_policies, *where)
-
-    async def resource_groups(
-        self, principal: Principal, *, is_active: bool | None = None, name: str | None = None
-    ) -> list[model.ResourceGroup]:
-        self._only_all(principal, Action.RESOURCE_GROUP_READ)
-        where = [] if is_active is None else [t.resource_groups.c.is_active == is_active]
-        if name is not None:
-            where.append(t.resource_groups.c.name == name)
-        return await self._find(store.resource_groups, *where)
-
-    async def resource_groups_for(
-        self, principal: Principal, *, domain_name: str | None = None, project_id: UUID | None = None
-    ) -> list[model.ResourceGroup]:
-        """Those in which the domain or the project may have sessions."""
-        domain_name = domain_name or principal.domain_name
-
-        def op(conn: sa.Connection) -> list[model.ResourceGroup]:
-            names = store.groups_allowed(conn, domain_name, project_id)
-            return store.resource_groups.find(conn, t.resource_groups.c.name.in_(names))
-
-        return await self._database.read(op)
-
-    async def resource_group_names(
-        self, *, domain_name: str | None = None, project_id: UUID | None = None
-    ) -> list[str]:
-        return await self._database.read(lambda conn: store.groups_allowed(conn, domain_name, project_id))
-
-    async def presets(self, name: str | None = None) -> list[model.Preset]:
-        return await self._find(
-            store.presets, *([t.resource_presets.c.name == name] if name is not None else [])
-        )
-
-    async def projects_of(self, user_ids: Sequence[UUID]) -> dict[UUID, list[tuple[UUID, str]]]:
-        return await self._database.read(lambda conn: store.projects_of(conn, user_ids))
-
     # -- writing -------------------------------------------------------------------------------------------------------------
-
-    @staticmethod
-    def _only_all(principal: Principal, action: Action) -> None:
-        if reach(principal, action) is not Reach.ALL:
-            raise Forbidden("only superadministrators may do this")
 
     async def _write(
         self, by: Principal, action: str, target: object, op: Callable[[sa.Connection, datetime], V]
