@@ -39,6 +39,12 @@ NESTED_LISTS = frozenset(
         "groups",
         "routings",
         "labels",
+        "keypairs",
+        "users",
+        "agents",
+        "images",
+        "domains",
+        "scaling_groups",
     }
 )
 

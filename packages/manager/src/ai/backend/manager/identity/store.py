@@ -59,11 +59,11 @@ def access_key_of(conn: sa.Connection, user_id: UserId) -> AccessKey | None:
 
 
 def user_by_login(conn: sa.Connection, domain_name: str, login: str) -> User | None:
-    row = conn.execute(
-        sa.select(users).where(
-            users.c.domain_name == domain_name, sa.or_(users.c.email == login, users.c.username == login)
-        )
-    ).first()
+    named = sa.select(users).where(
+        users.c.domain_name == domain_name, sa.or_(users.c.email == login, users.c.username == login)
+    )
+    # Should a name be somebody else's e-mail after all, the e-mail counts.
+    row = conn.execute(named.order_by(sa.case((users.c.email == login, 0), else_=1))).first()
     if row is None:
         return None
     return User(
@@ -114,7 +114,7 @@ def domain_exists(conn: sa.Connection, name: str) -> bool:
 def ensure_defaults(conn: sa.Connection, project_id: ProjectId, now: datetime) -> None:
     """Domain, project, resource group and policy "default", where they are missing; `project_id` is for a new project."""
     named = {"name": "default", "created_at": now}
-    limits = {"max_concurrent_sessions": 30, "max_containers_per_session": 1}
+    limits = {"max_concurrent_sessions": 30, "max_containers_per_session": 8}
     upsert(conn, domains, named, key=["name"])
     fresh = not conn.execute(
         sa.select(resource_groups.c.name).where(resource_groups.c.name == "default")
