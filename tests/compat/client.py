@@ -146,7 +146,9 @@ class Client:
             for name, value in os.environ.items()
             if not name.startswith(("BACKEND_", "SORNA_", "XDG_", "PYTHON"))
         }
-        return {**kept, "HOME": str(self.home), "COLUMNS": "200", **self.env, **env}
+        # 23.09 warns of newer servers on standard output, before its JSON.
+        quiet = {"PYTHONWARNINGS": "ignore"}
+        return {**kept, **quiet, "HOME": str(self.home), "COLUMNS": "200", **self.env, **env}
 
 
 def _text(stream: bytes | str | None) -> str:

@@ -27,7 +27,7 @@ async def create(world: World, key: str = "user", **body: Any) -> Any:
         ({"callbackURL": "http://169.254.169.254/latest"}, 400, "invalid-api-params"),
         ({"clusterMode": "no-node"}, 400, "invalid-api-params"),
         ({"clusterSize": 0}, 400, "invalid-api-params"),
-        ({"clusterSize": 2}, 412, "quota-exceeded"),
+        ({"clusterSize": 9}, 412, "quota-exceeded"),
         ({"dependencies": ["nobody"]}, 404, "object-not-found"),
         ({"config": {"agentList": ["a1"]}}, 403, "insufficient-privilege"),
         ({"config": {"mounts": ["x"]}}, 400, "invalid-api-params"),
