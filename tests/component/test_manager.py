@@ -518,6 +518,7 @@ async def several_containers(world: World, most: int = 4) -> None:
 
 async def test_a_cluster_starts_and_ends_whole(world: World) -> None:
     sessions = world.manager.sessions
+    await several_containers(world, most=2)
     with pytest.raises(QuotaExceeded):
         await sessions.create(world.user, draft(cluster_size=3))
     await several_containers(world)
