@@ -114,7 +114,7 @@ def domain_exists(conn: sa.Connection, name: str) -> bool:
 def ensure_defaults(conn: sa.Connection, project_id: ProjectId, now: datetime) -> None:
     """Domain, project, resource group and policy "default", where they are missing; `project_id` is for a new project."""
     named = {"name": "default", "created_at": now}
-    limits = {"max_concurrent_sessions": 30, "max_containers_per_session": 8}
+    limits = {"max_concurrent_sessions": 30, "max_containers_per_session": 1}
     upsert(conn, domains, named, key=["name"])
     fresh = not conn.execute(
         sa.select(resource_groups.c.name).where(resource_groups.c.name == "default")
