@@ -1,13 +1,16 @@
 """Recipes and the making of images. The one that needs a package mirror is the `python_image` fixture itself."""
 
 import asyncio
+import contextlib
 import hashlib
 import io
 import json
 import re
+import secrets
 import shutil
 import subprocess
 import tarfile
+import time
 from collections.abc import AsyncIterable
 from pathlib import Path
 
@@ -169,6 +172,32 @@ async def test_cancelled_build_takes_its_processes_along(tmp_path: Path) -> None
     async with asyncio.timeout(30):
         while child.exists() and child.read_text().rpartition(")")[2].split()[0] != "Z":
             await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_a_build_cancelled_while_it_starts_leaves_nothing(steps: int) -> None:
+    """`steps`: how far the event loop gets before the cancellation; the program itself has begun by then."""
+    seconds = f"{600_000 + secrets.randbelow(99_999)}"
+    task = asyncio.create_task(layer.run("sh", "-c", f"sleep {seconds} & wait"))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    time.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with asyncio.timeout(10):
+        while running(seconds):
+            await asyncio.sleep(0.01)
+
+
+def running(word: str) -> list[str]:
+    """Processes whose command line has the word."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if word.encode() in place.read_bytes():
+                found.append(place.parent.name)
+    return found
 
 
 class Store:

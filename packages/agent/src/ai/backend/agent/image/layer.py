@@ -178,17 +178,22 @@ async def run(*command: str) -> str:
     along.
     """
     kept = [key for key in os.environ if key in {"PATH", "HOME"} or key.lower().endswith("_proxy")]
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        env={"LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"} | {k: os.environ[k] for k in kept},
-        start_new_session=True,
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env={"LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"} | {k: os.environ[k] for k in kept},
+            start_new_session=True,
+        )
     )
     try:
+        # Shielded: a start that is cancelled half-way ends the program, but not what the program has started by then.
+        process = await asyncio.shield(starting)
         said = (await process.communicate())[0].decode(errors="replace")
     except asyncio.CancelledError:
+        process = await starting
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()

@@ -101,7 +101,7 @@ _documents = _Documents()
 
 def _told(error: GraphQLError) -> dict[str, Any]:
     """An error as its caller may see it: ours with message and code, unexpected ones without detail."""
-    told: dict[str, Any] = error.formatted  # type: ignore[assignment]
+    told: dict[str, Any] = dict(error.formatted)
     original = error.original_error
     if isinstance(original, BackendError):
         return {

@@ -223,7 +223,7 @@ def session_of(entry: Entry) -> ComputeSession:
         architecture=main.architecture,
         registry=registry_of(main.image_name)[0],
         cluster_template=None,
-        cluster_mode=getattr(session, "cluster_mode", "single-node"),
+        cluster_mode=session.cluster_mode.value,
         cluster_size=len(session.kernels),
         domain_name=session.domain_name,
         group_name=entry.project_name,
@@ -241,12 +241,12 @@ def session_of(entry: Entry) -> ComputeSession:
         status_changed=session.status_changed_at,
         created_at=session.created_at,
         terminated_at=session.terminated_at,
-        starts_at=getattr(session, "starts_at", None),
+        starts_at=session.starts_at,
         startup_command=session.startup_command,
         result=session.result.upper(),
         commit_status="ready",
         scaling_group=session.resource_group,
-        num_queries=Big(0),
+        num_queries=Big(session.num_queries),
         session=session,
     )
 
@@ -271,7 +271,6 @@ class Agent:
     hardware_metadata: JSON | None
     local_config: JSON | None
     cpu_cur_pct: float | None
-    mem_cur_bytes: float | None
     auto_terminate_abusing_kernel: bool | None = False
 
     @strawberry.field
@@ -288,6 +287,20 @@ class Agent:
         ]
 
     @strawberry.field
+    async def mem_cur_bytes(self, info: Info) -> float | None:
+        """What the containers of live sessions used when they were last measured."""
+        agent_id = str(self.id)
+        placed = await info.context.manager.catalogue.on_agents(info.context.principal, [agent_id])
+        return float(
+            sum(
+                kernel.stats.get("memory_bytes", 0)
+                for session in placed[agent_id]
+                for kernel in session.kernels
+                if kernel.agent_id == agent_id
+            )
+        )
+
+    @strawberry.field
     async def container_count(self, info: Info) -> int | None:
         agent_id = str(self.id)
         placed = await info.context.manager.catalogue.on_agents(info.context.principal, [agent_id])
@@ -298,23 +311,22 @@ def agent_of(one: AgentRow) -> Agent:
     return Agent(
         id=strawberry.ID(one.id),
         status=one.status.value,
-        status_changed=one.last_seen_at,
-        region="local",
+        status_changed=one.status_changed_at,
+        region=one.region,
         architecture=one.architecture,
         scaling_group=one.resource_group,
         schedulable=one.schedulable,
         available_slots=JSON(one.capacity.texts()),
         occupied_slots=JSON(dict.fromkeys(one.capacity, "0") | one.occupied.texts()),
         addr=one.address,
-        first_contact=one.last_seen_at,
-        lost_at=None,
+        first_contact=one.first_contact_at,
+        lost_at=one.lost_at,
         live_stat=None,
         version=one.version,
         compute_plugins=JSON({}),
         hardware_metadata=JSON({"backend": one.backend}),
         local_config=JSON({}),
-        cpu_cur_pct=0.0,
-        mem_cur_bytes=0.0,
+        cpu_cur_pct=None,
     )
 
 
@@ -382,7 +394,9 @@ def image_of(one: ImageRow, aliases: Sequence[str], agents: Sequence[str]) -> Im
         aliases=[*aliases],
         size_bytes=Big(one.size_bytes),
         resource_limits=limits,
-        supported_accelerators=[*one.labels.get("ai.backend.accelerators", "").split(",")],
+        supported_accelerators=[
+            word for word in one.labels.get("ai.backend.accelerators", "").split(",") if word
+        ],
         installed=bool(agents),
         installed_agents=[*agents],
         hash=one.digest,

@@ -29,6 +29,10 @@ class Agent:
     started_at_us: int
     sequence: int
     last_seen_at: datetime
+    first_contact_at: datetime
+    status_changed_at: datetime
+    lost_at: datetime | None
+    region: str
     capacity: ResourceSlots
     occupied: ResourceSlots
     architecture: str

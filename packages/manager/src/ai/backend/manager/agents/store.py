@@ -49,6 +49,10 @@ def _agent(row: Any, occupied: ResourceSlots, images: frozenset[str]) -> Agent:
         started_at_us=row.started_at_us,
         sequence=row.sequence,
         last_seen_at=row.last_seen_at,
+        first_contact_at=row.first_contact_at,
+        status_changed_at=row.status_changed_at,
+        lost_at=row.lost_at,
+        region=row.region,
         capacity=ResourceSlots(row.capacity),
         occupied=occupied,
         architecture=row.architecture,
@@ -130,7 +134,7 @@ def mark_lost(conn: sa.Connection, silent_since: datetime, now: datetime) -> lis
         conn.execute(
             sa.update(agents)
             .where(agents.c.id.in_(lost), *where)
-            .values(status=AgentStatus.LOST.value, status_changed_at=now)
+            .values(status=AgentStatus.LOST.value, status_changed_at=now, lost_at=now)
         )
     return lost
 
