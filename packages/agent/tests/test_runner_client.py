@@ -8,13 +8,12 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ai.backend.kernel.protocol
 from ai.backend.agent.runner.client import OUTPUT_BYTES_MAX, Runner
-from ai.backend.agent.runner.link import ZmqLink
+from ai.backend.agent.runner.link import ZmtpLink
 from ai.backend.common.errors import KernelExecutionFailed
 from ai.backend.common.wire.rpc import Execute, ExecuteReply
 from ai.backend.kernel import protocol as p
@@ -201,10 +200,9 @@ def test_hostile_frames_are_dropped(stream: list[list[bytes]]) -> None:
 
 @pytest.fixture
 async def real(tmp_path: Path) -> AsyncIterator[Runner]:
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     (tmp_path / "environ.txt").write_text("GREETING=hi\n")
     runner = Runner(
-        lambda on_message: ZmqLink(context, tmp_path, os.getuid(), on_message),
+        lambda on_message: ZmtpLink(tmp_path, os.getuid(), on_message),
         on_killed=lambda run_id: runner.settle(run_id, "killed"),
         on_dying=lambda _: None,
     )
@@ -217,7 +215,6 @@ async def real(tmp_path: Path) -> AsyncIterator[Runner]:
     runner.close()
     process.terminate()
     await process.wait()
-    context.destroy()
 
 
 async def run(runner: Runner, code: str, run_id: str) -> ExecuteReply:

@@ -6,8 +6,6 @@ import os
 import platform
 from pathlib import Path
 
-import zmq
-
 from ai.backend.common.bus import AgentBus
 from ai.backend.common.clock import Clock
 from ai.backend.common.ids import Random
@@ -19,7 +17,7 @@ from .container.docker import DockerBackend
 from .container.errors import BackendUnavailable
 from .container.sandbox import SandboxBackend
 from .kernel.journal import Journal, NodeFacts
-from .runner.link import ZmqLink
+from .runner.link import ZmtpLink
 from .runner.volume import ensure_runner_volume
 from .service import Agent
 
@@ -55,7 +53,6 @@ async def build_agent(config: AgentConfig, *, home: Path, clock: Clock, rng: Ran
         config, owner=facts.agent_id, folder=mine, root=root, home=home, volume=volume
     )
     log.info("agent-built", agent=facts.agent_id, backend=backend.kind)
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     return Agent(
         config=config,
         clock=clock,
@@ -65,7 +62,7 @@ async def build_agent(config: AgentConfig, *, home: Path, clock: Clock, rng: Ran
         state_dir=home / "agent",
         scratch_dir=mine / "scratch",
         runner_volume=volume,
-        link=lambda _kernel_id, scratch, uid, on_message: ZmqLink(context, scratch.run, uid, on_message),
+        link=lambda _kernel_id, scratch, uid, on_message: ZmtpLink(scratch.run, uid, on_message),
         architecture=platform.machine(),
         own_uid=None if os.getuid() == 0 else os.getuid(),
     )

@@ -158,37 +158,33 @@ class Console:
     ) -> AsyncIterator[Item]:
         assert self._socket is not None, "use 'async with'"
         await self._send(msgspec.json.encode({"code": code, "mode": mode, "options": options or {}}).decode())
-        receiving = asyncio.ensure_future(self._receive())
-        try:
-            while True:
-                frame = await receiving
-                for item in items_of(frame.status, frame.exit_code, frame.console):
-                    yield item
-                if frame.status in _ENDS:
-                    return
-                receiving = asyncio.ensure_future(self._receive())
-                if frame.status == "waiting-input":
-                    await self._answer(on_input, frame.options, receiving)
-        finally:
-            receiving.cancel()
-            with contextlib.suppress(asyncio.CancelledError, ClientError):
-                await receiving
+        frame = await self._receive()
+        while True:
+            for item in items_of(frame.status, frame.exit_code, frame.console):
+                yield item
+            if frame.status in _ENDS:
+                return
+            if frame.status == "waiting-input":
+                frame = await self._answer(on_input, frame.options)
+            else:
+                frame = await self._receive()
 
-    async def _answer(
-        self,
-        source: InputSource | None,
-        options: Mapping[str, Any] | None,
-        receiving: "asyncio.Future[StreamFrame]",
-    ) -> None:
-        """Sends what `source` gives, unless the server says something first: an interrupted program waits no more."""
+    async def _answer(self, source: InputSource | None, options: Mapping[str, Any] | None) -> StreamFrame:
+        """Sends what `source` gives, unless the server says something first: an interrupted program waits no more. Returns what the
+        server says then."""
         asking = asyncio.ensure_future(answer(source, options))
+        receiving = asyncio.ensure_future(self._receive())
         both: set[asyncio.Future[Any]] = {asking, receiving}
         try:
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if asking.done():
                 await self._send(asking.result())
+            return await receiving
         finally:
-            asking.cancel()
+            for task in both:
+                task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, ClientError):
+                await receiving
 
     async def _send(self, text: str) -> None:
         assert self._socket is not None

@@ -9,7 +9,6 @@ link when its descriptor is ready or `retry_s` has come.
 from __future__ import annotations
 
 import _socket
-from collections import deque
 
 from . import zmtp
 from .protocol import Message, ProtocolError, ToRunner, decode, encode
@@ -22,22 +21,18 @@ class Link:
     """Attributes:
     path: of the agent's socket.
     fd: the descriptor to poll, -1 while there is no connection.
-    queued_bytes: what the agent has not taken yet.
     dropped: messages that were no messages.
     retry_s: when to call `connect` again, on the caller's monotonic clock; None while connected.
     """
 
     def __init__(self, path: str) -> None:
         self.fd = -1
-        self.queued_bytes = 0
         self.dropped = 0
         self.retry_s: float | None = 0.0
         self.path = path
         self._socket: _socket.socket | None = None
         self._connection = zmtp.Connection()
-        self._queue: deque[bytes] = deque()
-        self._written = 0
-        self._hello = b""
+        self._outgoing = zmtp.Outgoing()
         self._wait_s = RETRY_FIRST_S
 
     def connect(self, now_s: float) -> None:
@@ -53,7 +48,7 @@ class Link:
         self.fd = self._socket.fileno()
         self.retry_s = None
         self._connection = zmtp.Connection()
-        self._hello = zmtp.hello()
+        self._outgoing.restart()
         self.write(now_s)
 
     def disconnect(self, now_s: float) -> None:
@@ -61,36 +56,28 @@ class Link:
         if self._socket is not None:
             self._socket.close()
         self._socket, self.fd = None, -1
-        self._written = 0
         self.retry_s = now_s + self._wait_s
         self._wait_s = min(self._wait_s * 2, RETRY_MAX_S)
 
-    def send(self, message: Message) -> None:
-        """Queues a message; it leaves with the next `write`."""
-        data = zmtp.pack(encode(message))
-        self._queue.append(data)
-        self.queued_bytes += len(data)
+    @property
+    def queued_bytes(self) -> int:
+        """What the agent has not taken yet."""
+        return self._outgoing.bytes
 
     @property
     def wants_write(self) -> bool:
-        return bool(self._hello) or (self._connection.open and bool(self._queue))
+        return self._outgoing.wanted(self._connection.open)
+
+    def send(self, message: Message) -> None:
+        """Queues a message; it leaves with the next `write`."""
+        self._outgoing.put(encode(message))
 
     def write(self, now_s: float) -> None:
         """Writes what the socket takes now."""
         if self._socket is None:
             return
         try:
-            while self._hello:
-                self._hello = self._hello[self._socket.send(self._hello) :]
-            while self._connection.open and self._queue:
-                head = self._queue[0]
-                self._written += self._socket.send(
-                    memoryview(head)[self._written :] if self._written else head
-                )
-                if self._written == len(head):
-                    self._queue.popleft()
-                    self.queued_bytes -= len(head)
-                    self._written = 0
+            self._outgoing.write(self._socket.send, self._connection.open)
         except BlockingIOError:
             return
         except OSError:
@@ -114,10 +101,7 @@ class Link:
         if self._connection.open:
             self._wait_s = RETRY_FIRST_S
         if self._connection.replies:
-            if (
-                self._written == 0
-            ):  # a reply must not land in a message that is half written; the peer will ask again
-                self._hello += self._connection.replies
+            self._outgoing.reply(self._connection.replies)
             self._connection.replies = b""
         messages: list[ToRunner] = []
         for frames in parts:

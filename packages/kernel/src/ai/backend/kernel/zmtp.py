@@ -2,13 +2,21 @@
 
 The runner speaks it itself instead of loading libzmq: `import zmq` takes longer than the whole start of the
 interpreter, libzmq adds an I/O thread that makes forking unsafe, and its queue hides how much the peer has
-not taken yet, which is what back-pressure needs. Whoever talks to the runner uses an ordinary ZeroMQ socket.
-See ZeroMQ RFC 23/ZMTP for the format.
+not taken yet, which is what back-pressure needs. The agent does too: to it the I/O thread would be two more
+changes of thread in every execute. Whoever else talks to the runner uses an ordinary ZeroMQ socket. See ZeroMQ
+RFC 23/ZMTP for the format.
 """
 
 from __future__ import annotations
 
-MESSAGE_BYTES_MAX = 64 << 20
+from collections import deque
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MESSAGE_BYTES_MAX = 72 << 20
+"""A rich result is one message of up to 16 M characters; a larger message costs the connection."""
 _SIGNATURE = b"\xff" + bytes(8) + b"\x7f"
 _GREETING_BYTES = 64
 _MORE, _LONG, _COMMAND = 1, 2, 4
@@ -40,6 +48,55 @@ def pack(frames: list[bytes]) -> bytes:
     """The bytes of one multipart message."""
     last = len(frames) - 1
     return b"".join([_frame(_MORE if index < last else 0, frame) for index, frame in enumerate(frames)])
+
+
+class Outgoing:
+    """The sending half: whole messages in order. It outlives connections: `restart` begins a new one with the
+    handshake and then the first message that was not written completely.
+
+    Attributes:
+        bytes: what has not been written yet.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._queue: deque[bytes] = deque()
+        self._written = 0
+        self._urgent = b""
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def restart(self) -> None:
+        self._written = 0
+        self._urgent = hello()
+
+    def put(self, frames: list[bytes]) -> None:
+        """Queues a message; it leaves with the next `write`."""
+        data = pack(frames)
+        self._queue.append(data)
+        self.bytes += len(data)
+
+    def reply(self, data: bytes) -> None:
+        """Queues what the protocol itself answers. Amid a message it is dropped: the peer asks again."""
+        if not self._written:
+            self._urgent += data
+
+    def wanted(self, is_open: bool) -> bool:
+        return bool(self._urgent) or (is_open and bool(self._queue))
+
+    def write(self, send: Callable[[bytes | memoryview], int], is_open: bool) -> None:
+        """Writes what `send` takes; messages only when the peer's handshake `is_open`. Raises what `send` raises,
+        BlockingIOError included."""
+        while self._urgent:
+            self._urgent = self._urgent[send(self._urgent) :]
+        while is_open and self._queue:
+            head = self._queue[0]
+            self._written += send(memoryview(head)[self._written :] if self._written else head)
+            if self._written == len(head):
+                self._queue.popleft()
+                self.bytes -= len(head)
+                self._written = 0
 
 
 class Connection:
