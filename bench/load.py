@@ -8,6 +8,7 @@ import statistics
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -91,7 +92,7 @@ async def _run(config: ClientConfig, request: bytes, connections: int, seconds: 
         done: asyncio.Future[None] = loop.create_future()
         ends.append(done)
         await loop.create_connection(
-            lambda done=done: _Connection(request, began_s + seconds, taken_s, done),  # type: ignore[misc]
+            partial(_Connection, request, began_s + seconds, taken_s, done),
             place.hostname or "",
             place.port or 80,
         )

@@ -75,11 +75,21 @@ class ContainerFact:
     uid: int
     memory_bytes: int
     cpu_milli: int
+    network: str = ""
+    """The network that it was started in, if any."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkFact:
+    """A network on a node; it is named after its session."""
+
+    agent_id: str
+    session_id: str
 
 
 @dataclass(slots=True)
 class Checkers:
-    """Feed it with `rows_changed` and `containers_changed`; read `violations` at any time, `finish` at the end.
+    """Feed it with `rows_changed`, `containers_changed` and `networks_changed`; read `violations` at any time, `finish` at the end.
 
     `patience_s` is how long a wrong that must heal may last after the last fault.
     """
@@ -90,6 +100,7 @@ class Checkers:
     checks: int = 0
     _rows: Rows = field(default_factory=lambda: Rows(sessions=(), kernels=(), capacities={}))
     _containers: tuple[ContainerFact, ...] = ()
+    _networks: tuple[NetworkFact, ...] = ()
     _seen: dict[str, SessionRow] = field(default_factory=dict)
     _wrong_since: dict[str, float] = field(default_factory=dict)
 
@@ -115,6 +126,13 @@ class Checkers:
         self._containers = tuple(containers)
         self.checks += 1
         self._add(uid_violations(self._containers))
+        self._add(network_violations(self._containers, self._networks))
+        self._heal(now_s)
+
+    def networks_changed(self, now_s: float, networks: Iterable[NetworkFact]) -> None:
+        self._networks = tuple(networks)
+        self.checks += 1
+        self._add(network_violations(self._containers, self._networks))
         self._heal(now_s)
 
     def tick(self, now_s: float) -> None:
@@ -138,6 +156,10 @@ class Checkers:
             self._add(
                 f"container {fact.name} on {fact.agent_id} is left over at the end"
                 for fact in self._containers
+            )
+            self._add(
+                f"the network of {short(fact.session_id)} on {fact.agent_id} is left over at the end"
+                for fact in self._networks
             )
 
     def _add(self, found: Iterable[str]) -> None:
@@ -175,7 +197,7 @@ class Checkers:
         return found
 
     def _heal(self, now_s: float) -> None:
-        wrongs = set(mismatches(self._rows, self._containers))
+        wrongs = set(mismatches(self._rows, self._containers)) | set(lonely(self._rows, self._networks))
         for wrong in [known for known in self._wrong_since if known not in wrongs]:
             del self._wrong_since[wrong]
         for wrong in sorted(wrongs):
@@ -259,6 +281,26 @@ def uid_violations(containers: Iterable[ContainerFact]) -> list[str]:
                 f"kernel {short(fact.kernel_id)} runs twice: {place} and {fact.agent_id}/{fact.name}"
             )
     return found
+
+
+def network_violations(containers: Iterable[ContainerFact], networks: Iterable[NetworkFact]) -> list[str]:
+    """No network goes while a container runs in it."""
+    there = {(fact.agent_id, fact.session_id) for fact in networks}
+    return [
+        f"container {fact.name} on {fact.agent_id} runs without its network"
+        for fact in containers
+        if fact.network and (fact.agent_id, fact.network) not in there
+    ]
+
+
+def lonely(rows: Rows, networks: Iterable[NetworkFact]) -> list[str]:
+    """Networks whose session has no kernel on their node. May be so for a while, never for long."""
+    used = {(kernel.agent_id, kernel.session_id) for kernel in rows.kernels if kernel.occupies}
+    return [
+        f"the network of {short(fact.session_id)} on {fact.agent_id} has no kernel that uses it"
+        for fact in networks
+        if (fact.agent_id, fact.session_id) not in used
+    ]
 
 
 def mismatches(rows: Rows, containers: Iterable[ContainerFact]) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
 from ai.backend.agent.container.backend import ContainerBackend
-from ai.backend.agent.container.model import Container, ContainerSpec, Image, Usage
+from ai.backend.agent.container.model import Container, ContainerSpec, Image, Network, NetworkSpec, Usage
 
 T = TypeVar("T")
 
@@ -58,6 +58,15 @@ class MortalBackend:
 
     async def remove(self, name: str) -> None:
         await self._ask(self._inner.remove(name))
+
+    async def ensure_network(self, spec: NetworkSpec) -> Network:
+        return await self._ask(self._inner.ensure_network(spec))
+
+    async def remove_network(self, name: str) -> None:
+        await self._ask(self._inner.remove_network(name))
+
+    async def networks(self) -> list[str]:
+        return await self._ask(self._inner.networks())
 
     async def inspect(self, name: str) -> Container | None:
         return await self._ask(self._inner.inspect(name))

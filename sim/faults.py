@@ -36,7 +36,10 @@ class Kind(enum.StrEnum):
     """The wall clock of every process jumps by `duration_s` (which may be negative)."""
 
 
-ENGINE_CALLS = ("create", "start", "stop", "remove", "inspect", "list", "images", "logs", "usage")
+ENGINE_CALLS = (
+    *("create", "start", "stop", "remove", "inspect", "list", "images", "logs", "usage"),
+    *("ensure_network", "remove_network", "networks"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from ai.backend.common.bus import Handler, ReportHandler, StreamHandler, answer, answer_stream, result_of
 from ai.backend.common.errors import AgentUnreachable, BackendError, StreamClosed, Timeout
+from ai.backend.common.log import request_id
 from ai.backend.common.stream import Frame, Stream, StreamEnd
 from ai.backend.common.wire import rpc
 
@@ -176,7 +177,7 @@ class ManagerEnd:
 
         self._network.carry(
             agent_id,
-            rpc.encode(request),
+            rpc.encode_call(request, request_id.get()),
             lambda data: service.open_stream(data, line, respond),
         )
         try:
@@ -206,7 +207,7 @@ class ManagerEnd:
             async with asyncio.timeout(timeout_s):
                 self._network.carry(
                     agent_id,
-                    rpc.encode(request),
+                    rpc.encode_call(request, request_id.get()),
                     lambda data: self._network.deliver_request(agent_id, data, respond),
                 )
                 return result_of(await answered, reply)

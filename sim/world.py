@@ -25,7 +25,7 @@ from ai.backend.manager.identity.service import IdentityService
 from ai.backend.manager.secret import Secrets
 from ai.backend.testkit.fake_container import FakeBackend, FakeContainer, FakeWorld
 
-from .checkers import TERMINAL, Checkers, ContainerFact, Rows, short
+from .checkers import TERMINAL, Checkers, ContainerFact, NetworkFact, Rows, short
 from .container import MortalBackend
 from .database import MortalDatabase
 from .faults import Fault, Kind
@@ -69,6 +69,9 @@ class NoSecrets:
 
     def unseal(self, sealed: bytes, *, context: str) -> str:
         return sealed.decode()
+
+    def derive(self, context: str) -> bytes:
+        return context.encode()[:32].ljust(32)
 
 
 class AgentProgram(Protocol):
@@ -138,6 +141,7 @@ class World:
         for node in nodes:
             node.engine.on_start.append(partial(self._container, node, "runs"))
             node.engine.on_gone.append(partial(self._container, node, "is gone"))
+            node.engine.on_networks.append(self._network)
             node.engine.listen(lambda _name: self.checkers.containers_changed(self.now_s, self._facts()))
         loop.after_step = self._count_step
 
@@ -274,6 +278,14 @@ class World:
         self.tell(f"{node.agent_id}: container {container.spec.name[:20]} {what}{cause}")
         self.checkers.containers_changed(self.now_s, self._facts())
 
+    def _network(self) -> None:
+        facts = [
+            NetworkFact(agent_id=node.agent_id, session_id=name)
+            for node in self.nodes
+            for name in sorted(node.engine.networks)
+        ]
+        self.checkers.networks_changed(self.now_s, facts)
+
     def _facts(self) -> list[ContainerFact]:
         return [
             ContainerFact(
@@ -283,6 +295,7 @@ class World:
                 uid=container.spec.uid,
                 memory_bytes=container.spec.limits.memory_bytes,
                 cpu_milli=container.spec.limits.cpu_milli,
+                network=container.spec.network.name if container.spec.network else "",
             )
             for node in self.nodes
             for name, container in sorted(node.engine.containers.items())

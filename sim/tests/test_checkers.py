@@ -3,7 +3,7 @@
 from dataclasses import replace
 from random import Random
 
-from sim.checkers import Checkers, ContainerFact, KernelRow, Rows, SessionRow
+from sim.checkers import Checkers, ContainerFact, KernelRow, NetworkFact, Rows, SessionRow
 from sim.faults import Kind, plan
 from sim.story import LINES_KEPT, Story
 
@@ -165,3 +165,21 @@ def test_a_gang_is_placed_whole() -> None:
     assert "in part" in at("i-1", None)[0]
     assert "of one node is on 2" in at("i-1", "i-2")[0]
     assert at("i-1", "i-1") == [] and at("i-1", "i-2", single_node=False) == []
+
+
+def test_a_network_is_there_for_its_containers_and_no_longer() -> None:
+    network = NetworkFact(agent_id="i-1", session_id="s1")
+    checkers = Checkers(patience_s=10)
+    checkers.networks_changed(0, [network])
+    checkers.rows_changed(0, rows(SESSION, kernels=(KERNEL,)))
+    checkers.containers_changed(1, [replace(FACT, network="s1")])
+    checkers.tick(20)
+    assert checkers.violations == []
+    checkers.networks_changed(21, [replace(network, agent_id="i-2")])
+    assert "c1 on i-1 runs without its network" in checkers.violations[0]
+    checkers.tick(25)
+    assert len(checkers.violations) == 1
+    checkers.tick(40)
+    assert "the network of s1 on i-2 has no kernel that uses it" in checkers.violations[1]
+    checkers.finish(all_ended=True)
+    assert any("network of s1 on i-2 is left over" in violation for violation in checkers.violations)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .starter import LATE, Ended, Starter
+
 SHOWN = 4000
 """How many characters of a call's output a failing test shows: the end, where the error is."""
 
@@ -61,22 +63,22 @@ class Client:
 
     version: str
     command: Sequence[str]
-    python: Sequence[str]
     home: Path
     env: Mapping[str, str] = field(repr=False)
+    starter: Starter | None = field(default=None, repr=False)
+    """Starts the command quickly; without one it is started as it is."""
     timeout_s: float = 45
 
     def cli(
         self, *args: str, input: str | None = None, env: Mapping[str, str] | None = None, timeout_s: float = 0
     ) -> Result:
         """Runs the command line. Without `input` it reads an empty file and never waits for a person."""
-        return self._run(
-            [*self.command, *args],
-            f"{Path(self.command[0]).name} {shlex.join(args)}",
-            input,
-            env or {},
-            timeout_s,
-        )
+        command = [*self.command, *args]
+        environ = self._environ(env or {})
+        timeout_s = timeout_s or self.timeout_s
+        start = self.starter.command if self.starter else _run
+        ended = start(command, environ, input, timeout_s)
+        return _noted(f"{Path(self.command[0]).name} {shlex.join(args)}", ended)
 
     def json(self, *args: str) -> Any:
         """What a command prints with `--output json`, when it succeeds."""
@@ -90,13 +92,15 @@ class Client:
 
     def sdk(self, script: str, **values: Any) -> Any:
         """Runs a snippet in the client's own Python with `values` as its names; the snippet calls `give` with its answer."""
+        assert self.starter, "a client without a Python"
         head = f"import json\nglobals().update(json.loads({json.dumps(values)!r}))\n"
         give = "def give(answer): print('\\n' + json.dumps(answer, default=str))\n"
-        done = self._run([*self.python, "-c", head + give + script], script, None, {}, 0).ok()
+        ended = self.starter.code(head + give + script, self._environ({}), self.timeout_s)
+        done = _noted(f"{script}# with {values}", ended).ok()
         return json.loads(done.stdout.strip().rsplit("\n", 1)[-1])
 
     def popen(self, *args: str) -> "subprocess.Popen[str]":
-        """Starts a command that stays, such as `events` and `app`."""
+        """Starts a command that stays, such as `events` and `app`; not from memory, but as its users do."""
         return subprocess.Popen(
             [*self.command, *args],
             env=self._environ({"PYTHONUNBUFFERED": "1"}),
@@ -107,48 +111,45 @@ class Client:
             text=True,
         )
 
-    def _run(
-        self,
-        command: Sequence[str],
-        shown: str,
-        input: str | None,
-        env: Mapping[str, str],
-        timeout_s: float,
-    ) -> Result:
-        try:
-            done = subprocess.run(
-                command,
-                env=self._environ(env),
-                cwd=self.home,
-                input=input,
-                stdin=subprocess.DEVNULL if input is None else None,
-                start_new_session=True,  # else a password is asked for at the terminal of whoever runs the tests
-                capture_output=True,
-                text=True,
-                timeout=timeout_s or self.timeout_s,
-                check=False,
-            )
-            result = Result(shown, done.returncode, done.stdout, done.stderr)
-        except subprocess.TimeoutExpired as late:
-            result = Result(
-                shown,
-                124,
-                _text(late.stdout),
-                _text(late.stderr) + f"\n(still running after {late.timeout:.0f} s)",
-            )
-        CALLS.append(result)
-        return result
-
     def _environ(self, env: Mapping[str, str]) -> dict[str, str]:
-        """The machine's environment without what would steer the client: another cluster, another state folder, a colour."""
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("BACKEND_", "SORNA_", "XDG_", "PYTHON"))
-        }
-        # 23.09 warns of newer servers on standard output, before its JSON.
-        quiet = {"PYTHONWARNINGS": "ignore"}
-        return {**kept, **quiet, "HOME": str(self.home), "COLUMNS": "200", **self.env, **env}
+        return {**machine_environ(), "HOME": str(self.home), **self.env, **env}
+
+
+def machine_environ() -> dict[str, str]:
+    """The machine's environment without what would steer a client: another cluster, another state folder, a colour."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("BACKEND_", "SORNA_", "XDG_", "PYTHON"))
+    }
+    # 23.09 warns of newer servers on standard output, before its JSON.
+    return {**kept, "PYTHONWARNINGS": "ignore", "COLUMNS": "200"}
+
+
+def _noted(command: str, ended: Ended) -> Result:
+    result = Result(command, ended.exit, ended.stdout, ended.stderr)
+    CALLS.append(result)
+    return result
+
+
+def _run(command: Sequence[str], environ: Mapping[str, str], input: str | None, timeout_s: float) -> Ended:
+    try:
+        done = subprocess.run(
+            command,
+            env=environ,
+            cwd=environ["HOME"],
+            input=input,
+            stdin=subprocess.DEVNULL if input is None else None,
+            start_new_session=True,  # else a password is asked for at the terminal of whoever runs the tests
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as late:
+        still = f"\n(still running after {late.timeout:.0f} s)"
+        return Ended(LATE, _text(late.stdout), _text(late.stderr) + still)
+    return Ended(done.returncode, done.stdout, done.stderr)
 
 
 def _text(stream: bytes | str | None) -> str:

@@ -38,7 +38,16 @@ class Cluster:
         }
 
 
+SETTINGS = """
+[manager.login]
+signup = true
+"""
+"""What an administrator switched on that is off at first."""
+
+
 def start(home: Path) -> Cluster:
+    home.mkdir()
+    (home / "config.toml").write_text(SETTINGS)
     _launch(
         "up", "--home", str(home), "--backend", "sandbox", "--detach", "--listen", "127.0.0.1:0", "--json"
     )

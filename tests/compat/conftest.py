@@ -8,9 +8,10 @@ import pytest
 
 from . import cluster as clusters
 from . import installs
-from .client import CALLS, Client
+from .client import CALLS, Client, machine_environ
 from .cluster import Account, Cluster
 from .sessions import Running, running
+from .starter import Starter
 
 HERE = Path(__file__).parent
 SHOWN_CALLS = 4
@@ -44,8 +45,15 @@ def venv(version: str) -> Path:
 
 
 @pytest.fixture(scope="session")
+def starter(venv: Path) -> Iterator[Starter]:
+    starter = Starter(venv / "bin/python", machine_environ())
+    yield starter
+    starter.close()
+
+
+@pytest.fixture(scope="session")
 def client_of(
-    cluster: Cluster, version: str, venv: Path, tmp_path_factory: pytest.TempPathFactory
+    cluster: Cluster, version: str, venv: Path, starter: Starter, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[Account], Client]:
     """Makes a client of the version under test for an account, with nothing remembered from another."""
 
@@ -53,9 +61,9 @@ def client_of(
         return Client(
             version=version,
             command=[str(venv / "bin/backend.ai")],
-            python=[str(venv / "bin/python")],
             home=tmp_path_factory.mktemp(f"client-{version}"),
             env=cluster.env(account),
+            starter=starter,
         )
 
     return make

@@ -228,7 +228,8 @@ def test_user_add_into_a_group(admin: Client, group: dict[str, str], version: st
     email = f"{new('joined')}@example.org"
     made = changed(admin, "user", "add", "default", email, "Secret-1234!", "-g", group["name"])
     assert made["user"]["username"]
-    assert group["name"] in [joined["name"] for joined in made["user"]["groups"]]
+    (item,) = admin.items("admin", "user", "info", "-e", email)
+    assert group["name"] in [joined["name"] for joined in item["groups"]]
     purge(admin, "user", "purge", email)
 
 
@@ -405,14 +406,18 @@ def test_scaling_groups_available(user: Client) -> None:
     assert "default" in user.cli("admin", "scaling-group", "get-available", "default").ok().stdout
 
 
-def test_scaling_group_of_a_domain(admin: Client, sgroup: str, version: str) -> None:
+def test_scaling_group_of_a_domain(admin: Client, user: Client, version: str) -> None:
     """26.x names the commands otherwise, and the older ones fail at printing once dissociating is done."""
+    sgroup = add_sgroup(admin)
     verb = "associate-scaling" if version == "26.9.6" else "associate-scaling-group"
     undo = "dissociate-scaling" if version == "26.9.6" else "dissociate-scaling-group"
+    available = ("admin", "scaling-group", "get-available", "default")
+    assert sgroup not in user.cli(*available).ok().stdout
     changed(admin, "scaling-group", verb, sgroup, "default")
-    assert sgroup in admin.cli("admin", "scaling-group", "get-available", "default").ok().stdout
+    assert sgroup in user.cli(*available).ok().stdout
     admin.cli("admin", "scaling-group", undo, sgroup, "default")
-    assert sgroup not in admin.cli("admin", "scaling-group", "get-available", "default").ok().stdout
+    assert sgroup not in user.cli(*available).ok().stdout
+    changed(admin, "scaling-group", "delete", sgroup)
 
 
 SDK_GROUP_OF_PROJECT = """

@@ -35,7 +35,7 @@ def js_folder() -> Path:
 
 def js_client(cluster: Cluster, account: Account, folder: Path, home: Path) -> JsClient:
     env = {**cluster.env(account), "JS_CLIENT": str(folder), "NODE_NO_WARNINGS": "1"}
-    return JsClient(Client(installs.JS_VERSION, ["node", str(RUNNER)], [], home, env))
+    return JsClient(Client(installs.JS_VERSION, ["node", str(RUNNER)], home, env))
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Operating the cluster: agents, images, resources and usage, presets, the manager itself, configuration."""
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -31,6 +32,12 @@ STATISTICS = """
 from ai.backend.client.session import Session
 with Session() as s:
     give(getattr(s.Resource, name)())
+"""
+
+ALL_HOSTS = """
+from ai.backend.client.session import Session
+with Session() as s:
+    give(s.VFolder.list_all_hosts())
 """
 
 BROKEN_QUERY = """
@@ -155,8 +162,12 @@ def test_vfolder_types(user: Client) -> None:
 
 def test_registries(admin: Client, version: str) -> None:
     verb = "docker-registries" if version == "23.9.10" else "container-registries"
-    done = admin.cli("admin", "resource", verb).ok()
-    assert done.stdout.strip() and "404" not in done.text
+    host = f"{new_name('cr')}.example.org"
+    key = f"config/docker/registry/{host}"
+    admin.cli("admin", "etcd", "set", key, f"https://{host}").ok()
+    assert host in admin.cli("admin", "resource", verb).ok().stdout
+    admin.cli("admin", "etcd", "delete", "-p", key).ok()
+    assert host not in admin.cli("admin", "resource", verb).ok().stdout
 
 
 def test_recalculate_usage(admin: Client) -> None:
@@ -302,9 +313,25 @@ def test_server_logs(user: Client) -> None:
     assert "Total log count:" in user.cli("server-logs", "list").ok().stdout
 
 
-def test_storage_hosts(user: Client) -> None:
-    told = user.cli("vfolder", "list-hosts").ok().stdout
-    assert "Default vfolder host" in told and "Usable hosts" in told
+def test_storage_hosts(admin: Client, user: Client) -> None:
+    """A host is usable once a policy gives a permission on it, and the default one when a setting says so."""
+    host, key = f"local:{new_name('volume')}", "volumes/default_host"
+    policy = ("admin", "keypair-resource-policy", "update", "default", "--vfolder-host-perms")
+    assert "Default vfolder host: None" in user.cli("vfolder", "list-hosts").ok().stdout
+    try:
+        admin.json(*policy, json.dumps({host: ["create-vfolder"]}))
+        admin.cli("admin", "etcd", "set", key, host).ok()
+        told = user.cli("vfolder", "list-hosts").ok().stdout
+        assert f"Default vfolder host: {host}" in told and f"Usable hosts: {host}" in told
+        assert admin.sdk(ALL_HOSTS) == {"default": host, "allowed": [host]}
+    finally:
+        admin.json(*policy, "{}")
+        admin.cli("admin", "etcd", "delete", key)
+    assert "local:" not in user.cli("vfolder", "list-hosts").ok().stdout
+
+
+def test_folder_types(user: Client) -> None:
+    assert user.cli("vfolder", "list-allowed-types").ok().stdout.strip() == "['user', 'group']"
 
 
 def test_folders(user: Client) -> None:

@@ -2,13 +2,14 @@
 
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from .client import Client
-from .sessions import SMALL, Running, execute, new_name
+from .sessions import SMALL, Running, execute, new_name, running
 
 STREAM = """
 import asyncio, json
@@ -175,29 +176,44 @@ def test_a_terminal_is_at_home(user: Client, live: Running) -> None:
 # --- apps ---
 
 
-def test_apps_are_listed(user: Client, live: Running) -> None:
-    apps = {app["name"]: app for app in user.sdk(APPS, name=live.name)}
-    assert apps["sshd"]["protocol"] == "tcp" and apps["sshd"]["ports"]
-    assert apps["ttyd"]["protocol"] == "http" and all(isinstance(port, int) for port in apps["ttyd"]["ports"])
+@pytest.fixture(scope="module")
+def opened(user: Client) -> Iterator[Running]:
+    """A session with two ports that were opened in advance; its image has no services of its own."""
+    with running(user, "live-opened", preopen_ports=["3000", "3001"]) as session:
+        yield session
 
 
-def test_apps_for_people(user: Client, live: Running) -> None:
-    assert "sshd" in user.cli("apps", "-l", live.name).ok().text
-    assert (
-        "Service ttyd does not have customizable arguments." in user.cli("apps", live.name, "ttyd").ok().text
-    )
+def test_apps_are_listed(user: Client, opened: Running, live: Running) -> None:
+    assert user.sdk(APPS, name=opened.name) == [
+        {"name": "3000", "protocol": "preopen", "ports": [3000]},
+        {"name": "3001", "protocol": "preopen", "ports": [3001]},
+    ]
+    assert user.sdk(APPS, name=live.name) == []
+
+
+def test_apps_for_people(user: Client, opened: Running) -> None:
+    assert "3000" in user.cli("apps", "-l", opened.name).ok().text
+    told = user.cli("apps", opened.name, "3001").ok().text
+    assert "Service 3001 does not have customizable arguments." in told
 
 
 def test_an_unknown_app_is_told(user: Client, live: Running) -> None:
-    done = user.cli("app", live.name, "no-such-app", "-b", "127.0.0.1:0")
-    assert "is not supported by the session" in done.text
+    """The client says so, and stays all the same."""
+    process = user.popen("app", live.name, "no-such-app", "-b", "127.0.0.1:0")
+    broken = threading.Timer(60, process.kill)
+    broken.start()
+    try:
+        assert process.stdout and any("is not supported by the session" in line for line in process.stdout)
+    finally:
+        broken.cancel()
+        process.kill()
+        process.communicate()
 
 
-def test_a_service_without_a_proxy_is_told(user: Client, live: Running) -> None:
-    """The proxy's address is a setting of the scaling group: without one the answer is 503, with one a token."""
-    status, told = user.sdk(START_SERVICE, name=live.name, app="ttyd")
-    assert status in (200, 503)
-    assert {"token", "wsproxy_addr"} <= told.keys() if status == 200 else told["title"]
+def test_a_service_without_a_proxy_is_told(user: Client, opened: Running) -> None:
+    """The proxy's address is a setting of the scaling group: without one there is no way in but through this server."""
+    status, told = user.sdk(START_SERVICE, name=opened.name, app="3000")
+    assert status == 503 and told["title"] and told["error_code"] == "coordinator.none"
 
 
 # --- tunnels ---

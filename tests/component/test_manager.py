@@ -5,7 +5,7 @@ import itertools
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,12 @@ from ai.backend.common.errors import (
     QuotaExceeded,
     SessionNotFound,
 )
+from ai.backend.common.ids import AgentId
+from ai.backend.common.log import bound_request
 from ai.backend.common.wire import rpc
 from ai.backend.common.wire.rpc import AgentReport, DesiredKernel, ImageReport, KernelReport, KernelState
 from ai.backend.manager.access.model import Principal
+from ai.backend.manager.agents.desired import desired_kernel
 from ai.backend.manager.assembly import Manager, build
 from ai.backend.manager.config import ManagerConfig
 from ai.backend.manager.db import schema
@@ -55,6 +58,7 @@ class PlayedAgent:
     outcome: KernelState = KernelState.RUNNING
     kernels: dict[UUID, KernelReport] = field(default_factory=dict)
     syncs: list[rpc.Sync] = field(default_factory=list)
+    asked: list[rpc.Request] = field(default_factory=list)
     deaf: bool = False
     task_exit: int | None = None
     """Commands end as soon as they have begun, with this code."""
@@ -66,6 +70,7 @@ class PlayedAgent:
         await self.report()
 
     async def handle(self, request: rpc.Request) -> rpc.Reply:
+        self.asked.append(request)
         match request:
             case rpc.Sync():
                 self.syncs.append(request)
@@ -232,6 +237,31 @@ async def test_a_start_that_fails_tells_why_and_frees_everything(world: World) -
     assert not agent.occupied
     world.agent.outcome = KernelState.RUNNING
     assert (await world.manager.sessions.create(world.user, draft())).created
+
+
+async def test_a_start_that_fails_is_cancelled_also_when_its_agent_tidies_up_first(world: World) -> None:
+    world.agent.outcome = KernelState.STOPPING
+    with pytest.raises(KernelCreationFailed) as told:
+        await world.manager.sessions.create(world.user, draft())
+    ended = await until_ended(world, told.value.detail["sessionId"])
+    assert ended.status is SessionStatus.CANCELLED
+    assert {"TERMINATING", "CANCELLED"} <= ended.status_history.keys()
+    assert "RUNNING" not in ended.status_history
+    assert ended.main.status is SessionStatus.CANCELLED
+    (agent,) = await world.manager.agents.list(world.admin)
+    assert not agent.occupied
+
+
+async def test_the_request_id_comes_along_to_the_agent(world: World) -> None:
+    """One story, one id: the gateway's for what was asked for, the loop's for what it does by itself."""
+    await world.manager.sessions.create(world.user, draft())
+    with bound_request("req-of-the-gateway"):
+        await world.manager.sessions.execute(
+            world.user, "mysess", mode="query", code="1", run_id=None, options={}
+        )
+    told = {type(one).__name__: one.request_id for one in world.agent.asked}
+    assert told["Execute"] == "req-of-the-gateway"
+    assert told["Sync"].startswith("desired-state-")
 
 
 async def test_max_wait_gives_up_waiting_not_the_session(world: World) -> None:
@@ -527,6 +557,18 @@ async def test_a_cluster_starts_and_ends_whole(world: World) -> None:
     told = {kernel.hostname: kernel for kernel in world.agent.syncs[-1].kernels}
     assert set(told) == {"main1", "sub1", "sub2"}
     assert told["sub2"].cluster_hosts == ("main1", "sub1", "sub2") and told["sub2"].cluster_idx == 2
+    assert {kernel.local_hosts for kernel in told.values()} == {("main1", "sub1", "sub2")}
+    keys = [kernel.cluster_key for kernel in world.agent.syncs[0].kernels]
+    (key,) = {key.public for key in keys if key is not None}
+    assert key.startswith("ssh-ed25519 ")
+    main, sub1, sub2 = made.session.kernels
+    apart = replace(made.session, kernels=(main, sub1, replace(sub2, agent_id=AgentId("a2"))))
+    assert [desired_kernel(apart, kernel).local_hosts for kernel in apart.kernels] == [
+        ("main1", "sub1"),
+        ("main1", "sub1"),
+        ("sub2",),
+    ]
+    assert all(key and key.private.startswith("-----BEGIN OPENSSH PRIVATE KEY-----") for key in keys)
     waiting = await sessions.create(world.user, draft("second", cluster_size=2, enqueue_only=True))
     while not (found := await sessions.get(world.user, "second")).reason:
         await asyncio.sleep(0.01)
@@ -540,6 +582,13 @@ async def test_a_cluster_starts_and_ends_whole(world: World) -> None:
     )
     again = await sessions.create(world.user, draft("second", cluster_size=2))
     assert again.session.id == waiting.session.id and again.session.status is SessionStatus.RUNNING
+    others = {
+        kernel.cluster_key.public
+        for sync in world.agent.syncs
+        for kernel in sync.kernels
+        if kernel.session_id == again.session.id and kernel.cluster_key is not None
+    }
+    assert len(others) == 1 and key not in others, "each session has a key of its own"
 
 
 async def test_a_clusters_command_waits_until_all_its_kernels_run(world: World) -> None:

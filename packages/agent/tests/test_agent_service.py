@@ -1,6 +1,7 @@
 """The agent whole, on the fake backend with fake runners: what it makes, undoes, adopts, refuses and leaves alone."""
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -10,10 +11,17 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from msgspec import structs
 
 from ai.backend.agent.config import AgentConfig
-from ai.backend.agent.container.errors import BackendUnavailable, ContainerFailed, ImageNotFound, NoSpace
-from ai.backend.agent.container.model import ExitCause, ExitInfo
+from ai.backend.agent.container.errors import (
+    AddressesExhausted,
+    BackendUnavailable,
+    ContainerFailed,
+    ImageNotFound,
+    NoSpace,
+)
+from ai.backend.agent.container.model import ExitCause, ExitInfo, NetworkSpec
 from ai.backend.agent.kernel.scratch import environment_of
 from ai.backend.agent.service import Agent, NoSuchKernel
 from ai.backend.common.bus import InProcessBus
@@ -112,7 +120,8 @@ class Node:
         return found[kernel_id]
 
     def nothing_left(self) -> bool:
-        return not self.world.containers and not list((self.folder / "scratch").iterdir())
+        scratch = list((self.folder / "scratch").iterdir())
+        return not self.world.containers and not self.world.networks and not scratch
 
 
 @pytest.fixture
@@ -395,3 +404,119 @@ def test_a_kernel_of_a_cluster_knows_the_others() -> None:
         "IDX": "2",
         "LOCAL_RANK": "2",
     }
+
+
+PAIR = ("main1", "sub1")
+KEY = rpc.ClusterKey(private="-----BEGIN", public="ssh-ed25519 AAAA")
+
+
+def pair(*, target: str = "run", **more: Any) -> tuple[DesiredKernel, DesiredKernel]:
+    """Two kernels of one session on this agent."""
+    more = {"cluster_hosts": PAIR, "local_hosts": PAIR, "cluster_key": KEY, "target": target, **more}
+    return wish(K1, hostname="main1", **more), wish(K2, hostname="sub1", cluster_role="sub", **more)
+
+
+def both(state: KernelState) -> Callable[[dict[UUID, KernelReport]], bool]:
+    return lambda kernels: [k.state for k in kernels.values()] == [state, state]
+
+
+async def test_kernels_of_one_session_share_a_network_from_the_first_to_the_last(node: Node) -> None:
+    async with node.agent():
+        await node.sync(*pair())
+        await node.until(both(KernelState.RUNNING))
+        (network,) = node.world.networks.values()
+        assert (network.name, [host for host, _ in network.addresses]) == (str(UUID(int=100)), [*PAIR])
+        assert {one.spec.network for one in node.world.containers.values()} == {network}
+        main, sub = pair(incarnation=2)
+        await node.sync(main, sub)
+        await node.until(lambda kernels: all(k.incarnation == 2 for k in kernels.values()))
+        await node.until(both(KernelState.RUNNING))
+        assert [*node.world.networks.values()] == [network], "a restart keeps it"
+        await node.sync(wish(K1, target="stop"), sub)
+        await node.state(KernelState.TERMINATED, K1)
+        assert [*node.world.networks.values()] == [network], "it stays for the other"
+        await node.sync(wish(K1, target="stop"), structs.replace(sub, target="stop"))
+        await node.state(KernelState.TERMINATED, K2)
+        assert node.nothing_left()
+
+
+async def test_a_kernel_without_neighbours_has_no_network_and_asks_for_none(node: Node) -> None:
+    for call in ("ensure_network", "remove_network"):
+        node.world.fail_next(call, ContainerFailed("nobody should ask"))
+    async with node.agent():
+        await node.sync(wish(cluster_hosts=PAIR, local_hosts=("main1",)))
+        await node.state(KernelState.RUNNING)
+        assert node.world.containers[str(K1)].spec.network is None
+        await node.sync(wish(target="stop"))
+        await node.state(KernelState.TERMINATED)
+        assert len(node.world._faults["ensure_network"]) == len(node.world._faults["remove_network"]) == 1
+
+
+@pytest.mark.parametrize("call", ["ensure_network", "create", "start"])
+async def test_a_cluster_that_fails_to_start_leaves_no_network(node: Node, call: str) -> None:
+    async with node.agent():
+        for _ in range(2):
+            node.world.fail_next(call, AddressesExhausted("no addresses", hint="Other ones."))
+        await node.sync(*pair())
+        ended = await node.until(both(KernelState.TERMINATED))
+        assert {(k.reason, k.message) for k in ended.values()} == {
+            ("failed-to-create", "no addresses Other ones.")
+        }
+        assert node.nothing_left()
+
+
+async def test_a_cluster_ends_at_once_and_in_any_moment_without_leaving_its_network(node: Node) -> None:
+    node.world.latency_s = (0.005, 0.02)
+    async with node.agent():
+        for number in range(8):
+            await node.sync(*pair())
+            await asyncio.sleep(number * 0.01)
+            node.world.fail_next("remove_network", ContainerFailed("busy"))
+            await node.sync(*pair(target="stop", forced=True))
+            await node.until(both(KernelState.TERMINATED))
+            assert node.nothing_left()
+            await node.sync()
+            await node.until(lambda kernels: not kernels)
+
+
+async def test_a_restarted_agent_keeps_a_network_that_is_used_and_takes_the_others_away(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with node.agent():
+        await node.sync(*pair())
+        await node.until(both(KernelState.RUNNING))
+    kept = [*node.world.networks]
+    node.world.add_network(NetworkSpec(name="left-by-a-dead-agent", hosts=PAIR))
+    journal = node.folder / "state" / "kernels"
+    for path in journal.iterdir():
+        path.unlink()
+    for call in ("networks", "remove_network"):
+        node.world.fail_next(call, ContainerFailed("busy"))
+    monkeypatch.setattr("ai.backend.agent.service.RETRY_S", 0.01)
+    async with node.agent():
+        await node.until(both(KernelState.UNKNOWN))
+        async with asyncio.timeout(10):
+            while [*node.world.networks] != kept:
+                await asyncio.sleep(0.01)
+        for kernel_id in (K1, K2):
+            node.world.exit(str(kernel_id), ExitInfo(cause=ExitCause.EXITED, exit_code=3))
+        await node.until(both(KernelState.TERMINATED))
+        assert node.nothing_left(), "containers tell that they have a network, also without a journal"
+
+
+async def test_the_key_of_a_cluster_is_for_its_user_alone_and_stays_for_a_restart(node: Node) -> None:
+    async with node.agent():
+        await node.sync(*pair())
+        await node.until(both(KernelState.RUNNING))
+        for _ in range(2):
+            folder = node.folder / "scratch" / str(K2) / "config" / "ssh"
+            private = folder / "id_cluster"
+            assert private.read_text() == "-----BEGIN" and private.stat().st_mode & 0o777 == 0o600
+            assert private.stat().st_uid == (
+                node.world.containers[str(K2)].spec.uid if os.getuid() == 0 else os.getuid()
+            )
+            assert (folder / "id_cluster.pub").read_text() == "ssh-ed25519 AAAA\n"
+            await node.sync(*pair(incarnation=2, cluster_key=None))
+            await node.until(lambda kernels: all(k.incarnation == 2 for k in kernels.values()))
+            await node.until(both(KernelState.RUNNING))
+        assert "BEGIN" not in repr(KEY)

@@ -17,12 +17,12 @@ from ai.backend.testkit.sandbox_container import SandboxHarness, sandbox_harness
 class FakeHarness:
     """Plays the few shell lines that the contract runs."""
 
-    image = FAKE_IMAGE.name
+    image = small_image = FAKE_IMAGE.name
     ids = (1000, 1000)
     shared_dir = Path("/nonexistent")
 
     def __init__(self) -> None:
-        self.world = FakeWorld(Random(7), latency_s=(0.0, 0.001))
+        self.world = FakeWorld(Random(7), latency_s=(0.0, 0.001), network_range="10.213.77.0/24")
         self.world.on_start.append(self._play)
         self.backend = FakeBackend(self.world)
         self._commands: dict[str, str] = {}
@@ -34,6 +34,12 @@ class FakeHarness:
 
     async def leftovers(self, name: str) -> list[str]:
         return [name] if name in self.world.containers else []
+
+    async def leftover_images(self) -> list[str]:
+        return []
+
+    async def network_leftovers(self) -> list[str]:
+        return [*self.world.networks]
 
     def script(self, name: str, line: str) -> None:
         self._commands[name] = line

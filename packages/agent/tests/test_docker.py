@@ -20,6 +20,7 @@ from ai.backend.agent.container.model import (
     Image,
     Limits,
     Mount,
+    NetworkSpec,
     Usage,
 )
 from ai.backend.agent.image.build import build
@@ -29,6 +30,7 @@ from ai.backend.testkit.dockerd import PrivateDockerd, ensure_engine_packages
 pytest_plugins = ["ai.backend.testkit.dockerd"]
 
 PATIENCE_S = 30.0
+PAIR = NetworkSpec(name="pair", hosts=("main1", "sub1"))
 FIRST_PROGRAM = "tr '\\0' '\\n' </proc/1/cmdline | head -n 1"
 RECIPE = Path(__file__).parents[3] / "kernels/python/kernel.toml"
 
@@ -100,6 +102,9 @@ async def test_engine_outage(own_root: Path, image_cache: Path) -> None:
             await build(load_recipe(RECIPE), cache_dir=image_cache, engine=backend)
             await backend.create(shell("survivor", "echo up; exec sleep 600"))
             await backend.start("survivor")
+            network = await backend.ensure_network(PAIR)
+            await backend.create(replace(shell("neighbour", "exec sleep 600"), network=network))
+            await backend.start("neighbour")
             before = await backend.inspect("survivor")
             watches: asyncio.Queue[None] = asyncio.Queue()
             changes: asyncio.Queue[str] = asyncio.Queue()
@@ -127,11 +132,19 @@ async def test_engine_outage(own_root: Path, image_cache: Path) -> None:
             await asyncio.to_thread(engine.start)
             async with asyncio.timeout(PATIENCE_S):
                 await watches.get()
+            assert await backend.networks() == ["pair"] and await backend.ensure_network(PAIR) == network
+            await backend.remove("neighbour")
+            await backend.remove_network("pair")
+            assert await backend.networks() == []
+            while not changes.empty():
+                assert changes.get_nowait() == "neighbour"
             assert await backend.list() == [before]
             assert before is not None and before.labels == {"kernel": "survivor"}
             await backend.stop("survivor", grace_s=0)
             async with asyncio.timeout(PATIENCE_S):
-                assert await changes.get() == "survivor"
+                while (changed := await changes.get()) == "neighbour":
+                    pass  # late news of its removal
+                assert changed == "survivor"
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
     assert engine.leftovers() == []

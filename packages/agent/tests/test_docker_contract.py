@@ -3,26 +3,32 @@
 import asyncio
 import itertools
 import os
+import socket
 from collections.abc import AsyncIterator
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
+from aiodocker import Docker
 
 from ai.backend.agent.container.docker import DockerBackend
+from ai.backend.agent.container.docker_network import DockerNetworks
 from ai.backend.agent.container.model import Image
-from ai.backend.testkit.container_contract import RealContainerContract
+from ai.backend.testkit.container_contract import TRIO, RealContainerContract
 from ai.backend.testkit.dockerd import PrivateDockerd
 
 pytest_plugins = ["ai.backend.testkit.dockerd"]
 pytestmark = pytest.mark.docker
+RANGE = "10.213.77.0/24"
+NETWORKS = ("trio", "theirs", "one", "two", "three")
 _numbers = itertools.count(1)
 
 
 class DockerHarness:
     """Each one is an owner of its own on the run's engine."""
 
-    def __init__(self, engine: PrivateDockerd, image: Image, folder: Path) -> None:
-        self.image = image.name
+    def __init__(self, engine: PrivateDockerd, image: str, folder: Path) -> None:
+        self.image = self.small_image = image
         self.engine = engine
         self._state_dir = folder / "state"
         self._owner = f"contract-{next(_numbers)}"
@@ -33,7 +39,7 @@ class DockerHarness:
         self.backend = self._make()
 
     def _make(self) -> DockerBackend:
-        return DockerBackend(self.engine.url, self._owner, state_dir=self._state_dir)
+        return DockerBackend(self.engine.url, self._owner, state_dir=self._state_dir, network_range=RANGE)
 
     async def reopen(self) -> DockerBackend:
         await self.backend.close()
@@ -48,6 +54,16 @@ class DockerHarness:
                 await asyncio.sleep(0.02)
         return found
 
+    async def leftover_images(self) -> list[str]:
+        async with Docker(self.engine.url) as engine:
+            return [one["Id"] for one in await engine.images.list() if not one["RepoTags"]]
+
+    async def network_leftovers(self) -> list[str]:
+        own = DockerNetworks(self._owner, IPv4Network(RANGE))
+        devices = {own.device(name) for name in NETWORKS}
+        found = [f"device {name}" for _, name in socket.if_nameindex() if name in devices]
+        return found + [f"network {name}" for name in await self.backend.networks()]
+
     def script(self, name: str, line: str) -> None:
         """Real processes need no script."""
 
@@ -57,7 +73,7 @@ class TestDocker(RealContainerContract):
     async def harness(
         self, dockerd: PrivateDockerd, python_image: Image, tmp_path: Path
     ) -> AsyncIterator[DockerHarness]:
-        harness = DockerHarness(dockerd, python_image, tmp_path)
+        harness = DockerHarness(dockerd, python_image.name, tmp_path)
         await harness.backend.open()
         try:
             yield harness
@@ -65,4 +81,28 @@ class TestDocker(RealContainerContract):
             backend = await harness.reopen()
             for container in await backend.list():
                 await backend.remove(container.name)
+            for name in await backend.networks():
+                await backend.remove_network(name)
             await backend.close()
+
+    async def test_a_network_has_no_ipv6_and_no_name_server(self, harness: DockerHarness) -> None:
+        """The machine's end of the bridge has a link-local address, and older engines forward what is looked up."""
+        network = await harness.backend.ensure_network(TRIO)
+        assert any(line.startswith("device") for line in await harness.network_leftovers())
+        line = "grep -c eth0 /proc/net/if_inet6; python3 -c 'import socket; socket.getaddrinfo(\"example.com\", 80)'"
+        said = await self.output(harness, "asks", line, hostname="main1", network=network)
+        assert said.startswith("0\n") and "gaierror" in said, said
+        await harness.backend.remove_network("trio")
+
+    async def test_networks_of_another_agent_are_not_ours(
+        self, harness: DockerHarness, tmp_path: Path
+    ) -> None:
+        (tmp_path / "other").mkdir()
+        other = DockerHarness(harness.engine, harness.image, tmp_path / "other")
+        await other.backend.open()
+        theirs, ours = await other.backend.ensure_network(TRIO), await harness.backend.ensure_network(TRIO)
+        assert ours.subnet != theirs.subnet
+        await harness.backend.remove_network("trio")
+        assert (await harness.backend.networks(), await other.backend.networks()) == ([], ["trio"])
+        await other.backend.remove_network("trio")
+        await other.backend.close()

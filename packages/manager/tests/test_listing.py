@@ -444,6 +444,22 @@ def test_values_that_are_none_of_their_columns(text: str) -> None:
     assert told.value.detail["field"] == "filter"
 
 
+def test_words_that_a_column_never_holds() -> None:
+    """Otherwise a misspelt status finds nothing, in silence; in whatever case, and null is no word."""
+    worded: Fields = {"status": Field(ROWS.c.code, upper=True, words={"RUNNING", "ERROR"})}
+    for right in (
+        'status == "running"',
+        'status in ["ERROR", "running"]',
+        "status != null",
+        'status like "X%"',
+    ):
+        assert condition(right, worded) is not None
+    for wrong in ('status == "RUNING"', '!status != "RUNING"', 'status in ["ERROR", "x"]', "status == 1"):
+        with pytest.raises(InvalidInput) as told:
+            condition(wrong, worded)
+        assert told.value.detail["field"] == "filter" and told.value.hint == "One of ERROR, RUNNING."
+
+
 def test_orders_that_are_none() -> None:
     for text in ("part", "ghost", "name,ghost"):
         with pytest.raises(InvalidInput) as told:

@@ -1,6 +1,7 @@
 """Decisions about logins, passwords, one-time codes and names."""
 
 import base64
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ai.backend.common.errors import InvalidInput, Unauthenticated
-from ai.backend.common.ids import AccessKey, UserId
+from ai.backend.common.ids import AccessKey, ProjectId, UserId
 from ai.backend.manager.access.model import Principal, Role
 from ai.backend.manager.account import sshkey
 from ai.backend.manager.account.policy import roles_of, username_from
@@ -243,9 +244,11 @@ def test_roles_in_published_words(role: Role, told: tuple[str, str, str]) -> Non
         is_admin=False,
         rate_limit=1,
     )
-    roles = roles_of(who, True)
+    project_id = ProjectId(UUID(int=2))
+    roles = roles_of(who, project_id)
     assert (roles.global_role, roles.domain_role, roles.group_role) == told
-    assert roles_of(who, False).group_role is None
+    assert roles_of(who, None).group_role is None
+    assert roles_of(replace(who, administers=frozenset({project_id})), project_id).group_role == "admin"
 
 
 def test_ssh_keys_are_pairs() -> None:

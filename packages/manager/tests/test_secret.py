@@ -67,3 +67,12 @@ def test_a_key_that_everybody_may_read_is_refused(tmp_path: Path) -> None:
         FileSecrets(tmp_path / "key", RNG)
     with pytest.raises(ConfigError):
         FileSecrets(tmp_path / "missing" / "key", RNG)
+
+
+def test_derived_bytes_are_the_same_for_a_context_and_a_key(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    derived = FileSecrets(path, RNG).derive("cluster-ssh 1")
+    assert len(derived) == 32
+    assert FileSecrets(path, RNG).derive("cluster-ssh 1") == derived
+    assert FileSecrets(path, RNG).derive("cluster-ssh 2") != derived
+    assert FileSecrets(tmp_path / "other", RNG).derive("cluster-ssh 1") != derived

@@ -2,7 +2,7 @@
 
 import itertools
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
@@ -14,7 +14,16 @@ from ai.backend.common.machine import Drop
 from ai.backend.common.quantity import ResourceSlots
 from ai.backend.common.wire.rpc import KernelReport, KernelState
 from ai.backend.manager.config import ManagerConfig
-from ai.backend.manager.session.machine import EVENT_NAMES, EXPIRED_REASONS, TABLE, Event, deadline, react
+from ai.backend.manager.session.machine import (
+    EVENT_NAMES,
+    EXPIRED_REASONS,
+    TABLE,
+    Event,
+    deadline,
+    expiry,
+    history,
+    react,
+)
 from ai.backend.manager.session.model import Kernel, Session, SessionResult, SessionStatus, SessionType
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -136,6 +145,18 @@ def test_a_start_is_followed_step_by_step() -> None:
     assert reacted(make_session(S.PREPARING), report(KernelState.RUNNING)).event is Event.STARTED
 
 
+def test_what_runs_has_been_prepared() -> None:
+    """Also when its agent's reports skip it; a restart changes nothing of it, and what never ran was not prepared."""
+    later = NOW + timedelta(seconds=1)
+    before = {"PENDING": "a", "SCHEDULED": "b"}
+    ran = history(before, S.RUNNING, NOW)
+    assert ran == {**before, "PREPARING": "b", "RUNNING": NOW.isoformat()}
+    assert history(ran, S.RUNNING, later) == {**ran, "RUNNING": later.isoformat()}
+    seen = history(before, S.PREPARING, NOW)
+    assert history(seen, S.RUNNING, later)["PREPARING"] == NOW.isoformat()
+    assert "PREPARING" not in history(before, S.CANCELLED, NOW)
+
+
 def test_a_session_runs_only_when_all_its_kernels_run() -> None:
     two = make_session(S.PREPARING, S.PREPARING, S.PREPARING)
     assert reacted(two, report(KernelState.RUNNING, 0)).event is None
@@ -152,10 +173,64 @@ def test_one_dead_kernel_takes_the_session_down_with_its_reason() -> None:
     )
 
 
-def test_a_failed_start_ends_as_cancelled() -> None:
-    preparing = make_session(S.PREPARING)
-    reaction = reacted(preparing, report(KernelState.TERMINATED, reason="failed-to-start"))
-    assert reaction.event is Event.ENDED and TABLE.next(preparing.status, Event.ENDED) is S.CANCELLED
+def followed(session: Session, *reports: KernelReport) -> list[SessionStatus]:
+    """The session's statuses through reports of its one kernel."""
+    found = [session.status]
+    for one in reports:
+        reaction = reacted(session, one)
+        values = next(iter(reaction.kernels.values()), {})
+        kernel = replace(session.kernels[0], **{k: v for k, v in values.items() if k == "status"})
+        status = session.status if reaction.event is None else TABLE.next(session.status, reaction.event)
+        assert isinstance(status, SessionStatus)
+        result = session.result if reaction.result is None else reaction.result.value
+        history = {**session.status_history, status.value: "now"}
+        session = replace(session, status=status, status_history=history, result=result, kernels=(kernel,))
+        found.append(status)
+    assert session.status.terminal
+    assert kernel.status is session.status
+    return found
+
+
+@pytest.mark.parametrize("state", [S.SCHEDULED, S.PREPARING])
+def test_a_failed_start_ends_as_cancelled_also_when_its_agent_tidies_up_first(state: SessionStatus) -> None:
+    stopping = report(KernelState.STOPPING, reason="failed-to-start")
+    over = report(KernelState.TERMINATED, reason="failed-to-start")
+    assert followed(make_session(state), over) == [state, S.CANCELLED]
+    assert followed(make_session(state), stopping, over) == [state, S.TERMINATING, S.CANCELLED]
+
+
+def test_what_ran_ends_as_terminated() -> None:
+    run, stopping, over = (
+        report(state) for state in (KernelState.RUNNING, KernelState.STOPPING, KernelState.TERMINATED)
+    )
+    started = [S.PREPARING, S.RUNNING]
+    assert followed(make_session(S.PREPARING), run, over) == [*started, S.TERMINATED]
+    assert followed(make_session(S.PREPARING), run, stopping, over) == [*started, S.TERMINATING, S.TERMINATED]
+
+
+def test_a_command_that_passed_between_two_reports_did_run() -> None:
+    stopping, over = (
+        report(state, reason="task-finished", exit_code=0)
+        for state in (KernelState.STOPPING, KernelState.TERMINATED)
+    )
+    assert followed(batch(S.PREPARING), over) == [S.PREPARING, S.TERMINATED]
+    assert followed(batch(S.PREPARING), stopping, report(KernelState.TERMINATED)) == [
+        S.PREPARING, S.TERMINATING, S.TERMINATED,
+    ]  # fmt: skip
+
+
+def test_giving_up_depends_on_whether_it_ran() -> None:
+    lost = make_session(S.ERROR)
+    assert TABLE.next(S.ERROR, expiry(lost)) is S.CANCELLED
+    assert TABLE.next(S.ERROR, expiry(replace(lost, status_history={"RUNNING": "then"}))) is S.TERMINATED
+    assert TABLE.next(S.PREPARING, expiry(make_session(S.PREPARING))) is S.TERMINATING
+
+
+def test_one_container_that_ran_does_not_make_a_session_that_did() -> None:
+    two = make_session(S.PREPARING, S.RUNNING, S.PREPARING)
+    reaction = reacted(two, report(KernelState.TERMINATED, 0), report(KernelState.TERMINATED, 1))
+    assert reaction.event is Event.NEVER_RAN
+    assert [values["status"] for values in reaction.kernels.values()] == [S.TERMINATED, S.CANCELLED]
 
 
 def test_news_of_an_older_incarnation_is_dropped() -> None:

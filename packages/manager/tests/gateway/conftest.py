@@ -40,6 +40,7 @@ from ai.backend.gateway.main import bind, serve
 from ai.backend.manager.access.model import Principal, Role
 from ai.backend.manager.account.model import Application, Member, Roles, SshKeypair
 from ai.backend.manager.agents.model import Agent, AgentStatus
+from ai.backend.manager.coordinator.model import NoCoordinator, Opened
 from ai.backend.manager.event.model import Event
 from ai.backend.manager.image.model import Image
 from ai.backend.manager.login.model import Attempt, TooManyLogins, WebSession
@@ -453,6 +454,38 @@ class FakeSessions:
         return outside
 
 
+@dataclass
+class FakeTaskLogs:
+    sessions: FakeSessions
+
+    async def read(self, principal: Principal, ref: str, /) -> str:
+        return await self.sessions.logs(principal, ref)
+
+
+@dataclass
+class FakeCoordinators:
+    """The session `faraway` has none."""
+
+    sessions: FakeSessions
+
+    async def start_service(
+        self,
+        principal: Principal,
+        ref: str,
+        app: str,
+        /,
+        *,
+        port: int | None = None,
+        login_session_token: str | None = None,
+    ) -> Opened:
+        if (await self.sessions.get(principal, ref)).name == "faraway":
+            raise NoCoordinator("the resource group has no app proxy")
+        return Opened(token="token", url="https://apps.example.com")
+
+    async def shutdown_service(self, principal: Principal, ref: str, app: str, /) -> None:
+        await self.sessions.get(principal, ref)
+
+
 class FakeEvents:
     def __init__(self) -> None:
         self.past: list[Event] = []
@@ -564,6 +597,8 @@ class FakeManager:
         ended = session("ended", owner, 9, SessionStatus.TERMINATED)
         rows["ended"] = replace(ended, terminated_at=NOW + timedelta(seconds=2))
         self.sessions = FakeSessions(rows)
+        self.task_logs = FakeTaskLogs(self.sessions)
+        self.coordinators = FakeCoordinators(self.sessions)
         self.events = FakeEvents()
         self.agents = FakeAgents()
         self.images = FakeImages()

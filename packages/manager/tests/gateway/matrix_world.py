@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -18,7 +18,7 @@ from ai.backend.manager.account import sshkey
 from ai.backend.manager.config import LoginConfig, ManagerConfig
 from ai.backend.manager.db import schema as t
 from ai.backend.manager.identity.model import UserDraft
-from ai.backend.manager.session.model import SessionDraft
+from ai.backend.manager.session.model import SessionDraft, SessionType
 from ai.backend.manager.template.model import TemplateType
 
 from .inprocess import Answer, Gateway, open_gateway
@@ -213,6 +213,8 @@ async def _things(
             resources={"cpu": 1, "mem": "256m"}, preopen_ports=(8080,),
         )  # fmt: skip
         made[word] = str((await manager.sessions.create(owner, draft)).session.id)
+    batch = replace(draft, name="a-task", session_type=SessionType.BATCH, startup_command="true")
+    made["task session"] = str((await manager.sessions.create(owner, batch)).session.id)
     for word, kind, body in (
         ("template", TemplateType.TASK, TASK),
         ("cluster template", TemplateType.CLUSTER, CLUSTER),
@@ -225,11 +227,11 @@ async def _things(
     task_id, log_id = uuid4(), uuid4()
 
     def op(conn: sa.Connection) -> None:
-        running = t.sessions.c.id == UUID(made["session"])
-        conn.execute(sa.update(t.sessions).where(running).values(status="RUNNING"))
+        running = [UUID(made[word]) for word in ("session", "task session")]
+        conn.execute(sa.update(t.sessions).where(t.sessions.c.id.in_(running)).values(status="RUNNING"))
         conn.execute(
             sa.update(t.kernels)
-            .where(t.kernels.c.session_id == UUID(made["session"]))
+            .where(t.kernels.c.session_id.in_(running))
             .values(status="RUNNING", agent_id="agent-one")
         )
         conn.execute(
@@ -275,6 +277,7 @@ async def _things(
         "agent": "agent-one",
         "alias": "a-snake",
         "setting": "config/secret",
+        "graphiql file": "page.css",
     }
 
 

@@ -6,8 +6,20 @@ from hypothesis import strategies as st
 
 from ai.backend.common.errors import InvalidInput, MalformedBody
 from ai.backend.common.wire.rest import session as wire
+from ai.backend.common.wire.rest.resource import MonthUse
 from ai.backend.gateway.decode import body_values, convert, parameters, prefers_html, upload_path
 from ai.backend.gateway.rest.session import draft_of, statuses_of
+
+
+def test_one_value_is_a_list_of_one() -> None:
+    """Also where the list may be left out altogether."""
+    assert parameters(MonthUse, [("month", "202601"), ("group_ids", "a")], b"").group_ids == ["a"]
+    assert parameters(MonthUse, [], b'{"month": "202601", "groupIds": "a"}').group_ids == ["a"]
+    assert parameters(MonthUse, [("month", "1"), ("group_ids", "a"), ("group_ids", "b")], b"").group_ids == [
+        "a",
+        "b",
+    ]
+    assert parameters(MonthUse, [("month", "202601")], b"").group_ids is None
 
 
 def test_body_wins_over_query_but_the_owner_is_found_in_either() -> None:

@@ -152,6 +152,23 @@ async def test_extra_variables_and_nulls_for_variables_are_let_pass(gateway: Gat
     assert answer.json == {"data": {"user": {"email": ADMIN}}}
 
 
+async def test_ids_may_be_declared_as_texts_and_texts_as_ids(gateway: Gateway) -> None:
+    """Published clients do both."""
+    nobody = "00000000-0000-0000-0000-000000000000"
+    listed = "query ($id: %s) { compute_session_list(limit: 1, offset: 0, group_id: $id) { total_count } }"
+    for declared in ("String", "UUID"):
+        assert await data(gateway, listed % declared, id=nobody) == {
+            "compute_session_list": {"total_count": 0}
+        }
+    given = 'mutation ($id: %s!) { associate_scaling_group_with_user_group(scaling_group: "none", user_group: $id) { ok } }'
+    for declared in ("String", "UUID"):
+        assert await data(gateway, given % declared, id=nobody) == {
+            "associate_scaling_group_with_user_group": {"ok": False}
+        }
+    (error,) = await errors(gateway, listed % "Int", id=1)
+    assert "used in position expecting type" in error["message"]
+
+
 async def test_the_operation_that_is_named_runs(gateway: Gateway) -> None:
     body = {"query": "query A { user { email } } query B { user { role } }", "operationName": "B"}
     assert (await gateway.call("POST", "/admin/gql", body, key="user")).json == {

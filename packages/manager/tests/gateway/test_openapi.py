@@ -10,7 +10,7 @@ from openapi_spec_validator import validate
 
 from ai.backend.gateway.app import ROUTES
 from ai.backend.gateway.openapi import document, operation_of
-from ai.backend.gateway.rest import dotfile, errorlog, resource, setting, template
+from ai.backend.gateway.rest import dotfile, errorlog, folder, resource, setting, template
 from ai.backend.gateway.stream import tasks
 
 REAL = frozenset(
@@ -21,6 +21,7 @@ REAL = frozenset(
         *resource.ROUTES,
         *tasks.ROUTES,
         *template.ROUTES,
+        *folder.ROUTES,
     )
 )
 """What `tests/rest/test_promises.py` asks of a real manager."""
@@ -38,12 +39,15 @@ QUERIES = {
     "download_files_by_body": "files=a",
     "download_file": "file=a",
     "proxy_tcp": "app=web",
+    "get_task_log": "taskId=mysess",
     "watch_events": f"sessionId={'0' * 31}9",
 }
 BODIES: dict[str, Any] = {
     "post_gql": {"query": "{ __typename }"},
     "post_graphql": {"query": "{ __typename }"},
     "create_session": NAMED,
+    "start_service": {"app": "web"},
+    "shutdown_service": {"service_name": "web"},
     "execute_code": {"mode": "query", "code": "1"},
     "authorize": LOGIN,
     "log_in": LOGIN,
@@ -87,7 +91,7 @@ async def provoke(client: Any, route: Any, status: int) -> int:
     name = route.fn.__name__
     operation = operation_of(route)
     ref, query, body, key, sign, headers = "mysess", QUERIES.get(name, ""), BODIES.get(name), "user", {}, {}
-    if name in ("list_agents",):
+    if name in ("list_agents", "get_graphiql"):
         key = "root"
     match status:
         case 400:
@@ -110,6 +114,7 @@ async def provoke(client: Any, route: Any, status: int) -> int:
             body = NAMED | {"image": "nowhere"} if name == "create_session" else body
             query = f"sessionId={'0' * 32}" if name == "watch_events" else query
             query = "group=missing" if name == "get_roles" else query
+            query = "taskId=missing" if name == "get_task_log" else query
             query = "email=missing@example.com" if name == "remove_totp" else query
             query = OPENID[404] if "openid" in name else query
         case 409:
@@ -128,7 +133,9 @@ async def provoke(client: Any, route: Any, status: int) -> int:
             query = OPENID[503]
         case 503:
             ref, client.manager.settings.frozen = "faraway", True
-    target = min(route.paths).replace("{name:str}", ref) + (f"?{query}" if query else "")
+            query = "taskId=faraway" if name == "get_task_log" else query
+    path = min(route.paths).replace("{file_name:str}", "missing" if status == 404 else "page.css")
+    target = path.replace("{name:str}", ref) + (f"?{query}" if query else "")
     if status == 101 or not hasattr(route, "http_methods"):
         return await upgrade(client, target, key, headers)
     form = None

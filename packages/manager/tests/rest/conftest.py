@@ -17,8 +17,9 @@ import pytest
 import sqlalchemy as sa
 from yarl import URL
 
-from ai.backend.common.bus import InProcessBus
+from ai.backend.common.bus import Accept, InProcessBus, StreamHandler
 from ai.backend.common.clock import SystemClock
+from ai.backend.common.errors import ServiceRefused
 from ai.backend.common.ids import ProjectId
 from ai.backend.common.wire import rpc, signature
 from ai.backend.common.wire.rpc import AgentReport, ImageReport, KernelReport, KernelState
@@ -53,6 +54,8 @@ class PlayedAgent:
     kernels: dict[UUID, KernelReport] = field(default_factory=dict)
     syncs: list[rpc.Sync] = field(default_factory=list)
     following: set[asyncio.Task[None]] = field(default_factory=set)
+    logs: str = ""
+    streams: StreamHandler | None = None
 
     async def handle(self, request: rpc.Request) -> rpc.Reply:
         match request:
@@ -62,7 +65,7 @@ class PlayedAgent:
                 self.following.add(asyncio.create_task(self.follow(request)))
                 return rpc.SyncReply(accepted=True, generation=self.generation)
             case rpc.GetLogs():
-                return rpc.GetLogsReply(text="")
+                return rpc.GetLogsReply(text=self.logs)
             case rpc.Execute():
                 return rpc.ExecuteReply(
                     run_id=request.run_id, status="finished", exit_code=0, console=[("stdout", "42\n")]
@@ -286,12 +289,18 @@ async def running(
         config=ManagerConfig(**config), clock=clock, rng=rng, database=database, bus=bus, identity=identity
     )
     agent = PlayedAgent(bus)
+
+    async def serve_stream(request: rpc.StreamRequest, accept: Accept) -> None:
+        if agent.streams is None:
+            raise ServiceRefused("nothing listens there")
+        await agent.streams(request, accept)
+
     listener = bind("127.0.0.1", 0)
     host, port = listener.getsockname()
     ready = asyncio.Event()
     tasks = [
         asyncio.create_task(manager.run(ready=asyncio.Event())),
-        asyncio.create_task(bus.serve("a1", agent.handle)),
+        asyncio.create_task(bus.serve("a1", agent.handle, serve_stream)),
         asyncio.create_task(
             serve(manager, listener, ready=ready, config=GatewayConfig(shutdown_timeout_s=1))
         ),

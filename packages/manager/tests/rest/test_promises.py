@@ -7,12 +7,12 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from ai.backend.gateway.openapi import operation_of
-from ai.backend.gateway.rest import dotfile, errorlog, resource, setting
+from ai.backend.gateway.rest import dotfile, errorlog, folder, resource, setting
 from ai.backend.gateway.stream import tasks
 from ai.backend.manager.db.schema import keypairs
 from ai.backend.manager.dotfile.model import Scope
 
-ROUTES = [*setting.ROUTES, *dotfile.ROUTES, *errorlog.ROUTES, *resource.ROUTES, *tasks.ROUTES]
+ROUTES = [*setting.ROUTES, *dotfile.ROUTES, *errorlog.ROUTES, *resource.ROUTES, *tasks.ROUTES, *folder.ROUTES]
 COUNTER = itertools.count()
 NOTHING = str(UUID(int=1))
 FILE = {"path": ".there", "data": "x"}
@@ -37,6 +37,7 @@ BODIES: dict[str, Any] = {
     "report_error": {"severity": "error", "message": "x"},
     "list_groups": {"group": "default"},
     "get_proxy_version": {"group": "default"},
+    "sync_agent": {"agent": "a1"},
     "get_month_use": {"month": "202601"},
     "get_period_use": PERIOD,
     **{key: {"agent_id": "a1"} for key in ("get_watcher", "start_agent", "stop_agent", "restart_agent")},
@@ -44,8 +45,10 @@ BODIES: dict[str, Any] = {
 MISSING: dict[str, Any] = {
     "operate_scheduler": {"op": "include-agents", "args": ["nobody"]},
     **{key: {"agent_id": "nobody"} for key in ("get_watcher", "start_agent", "stop_agent", "restart_agent")},
+    "sync_agent": {"agent": "nobody"},
     **{key: {"group": "nothing"} for key in ("list_groups", "get_proxy_version", "check_presets")},
     "watch_task": {"task_id": NOTHING},
+    "list_hosts": {"group_id": "nothing"},
 }
 
 

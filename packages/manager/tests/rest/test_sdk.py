@@ -47,6 +47,34 @@ async def test_dotfiles(world, root, user):
     assert await user.dotfiles.bootstrap_script() == "echo hello"
 
 
+async def test_projects(world, root, user):
+    (one,) = [m for m in await root.projects.members("default") if m.email == "user@localhost.localdomain"]
+    assert not one.is_admin
+    await root.projects.add_users("default", [one.email], as_admin=True, domain="default")
+    found = await user.projects.members("default")
+    assert [m.is_admin for m in found if m.uuid == one.uuid] == [True]
+    assert len(found) > 1
+    await user.projects.describe("default", "cameras")
+    data = await root.graphql('{ groups_by_name(name: "default") { description } }')
+    assert data == {"groups_by_name": [{"description": "cameras"}]}
+    admin = next(m for m in found if m.uuid != one.uuid)
+    await user.projects.remove_users("default", [admin.uuid])
+    assert await user.projects.members("default") == [m for m in found if m != admin]
+    await user.projects.add_users("default", [admin.uuid])
+    with pytest.raises(ApiError, match="no permission"):
+        await user.projects.add_users("default", [admin.uuid], as_admin=True)
+    await root.projects.remove_users("default", [one.uuid], as_admin=True)
+    with pytest.raises(ApiError, match="no permission"):
+        await user.projects.describe("default", "mine")
+    for work in (
+        root.projects.members("nowhere"),
+        root.projects.add_users("default", ["nobody@example.com"]),
+    ):
+        with pytest.raises(ApiError) as missing:
+            await work
+        assert missing.value.status == 404
+
+
 async def test_settings(root, user):
     await root.settings.announce("hear")
     assert (await user.settings.announcement()).message == "hear"

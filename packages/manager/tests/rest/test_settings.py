@@ -260,8 +260,7 @@ async def test_trigger(world):
     assert answer.status == 400
 
 
-async def test_slots_and_folder_types(world):
-    assert (await world.call("GET", "/config/vfolder-types", key=None)).json == ["user", "group"]
+async def test_slots(world):
     assert (await world.call("GET", "/config/resource-slots", key=None)).json == {
         "cpu": "count",
         "mem": "bytes",

@@ -4,7 +4,10 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import sqlalchemy as sa
 import yaml
+
+from ai.backend.manager.db.schema import keypair_policies
 
 from .conftest import World
 
@@ -148,3 +151,74 @@ async def test_a_session_from_a_template(world: World) -> None:
         "POST", "/session/_/create-from-template", body | {"template_id": str(UUID(int=3))}
     )
     assert (answer.status, answer.json["title"]) == (404, "No such task template.")
+
+
+async def cluster_of(world: World, *nodes: dict[str, Any], **more: Any) -> str:
+    payload = {
+        "api_version": "v1", "kind": "cluster_template", "metadata": {"name": "trio"}, **more,
+        "spec": {"nodes": list(nodes), "environ": {"B": "2"}},
+    }  # fmt: skip
+    (made,) = (await world.call("POST", "/template/cluster", {"payload": payload})).json
+    return str(made["id"])
+
+
+async def test_a_session_of_a_cluster_template(world: World) -> None:
+    run = {"run": {"startup_command": "python3 main.py"}}
+    main = await kept(world, payload=varied("kernel", **run))
+    other = await kept(world, payload=varied("kernel"))
+    nodes = (
+        {"role": "sub", "session_template": other, "replicas": 2},
+        {"role": "main", "session_template": main},
+    )
+    made = await cluster_of(world, *nodes, mode="multi-node")
+    many = sa.update(keypair_policies).values(max_containers_per_session=3)
+    await world.database.run(lambda conn: conn.execute(many))
+    world.manager.identity.forget()
+    body = {"template_id": made, "clientSessionToken": "trio", "enqueueOnly": True, "type": "batch"}
+    answer = await world.call("POST", "/kernel/_/create-cluster", body)
+    assert answer.status == 201, answer.body
+    assert (answer.json["sessionName"], answer.json["kernelId"], answer.json["created"]) == (
+        "trio",
+        "trio",
+        True,
+    )
+    session = await world.manager.sessions.get(world.who["user"], "trio")
+    assert [kernel.hostname for kernel in session.kernels] == ["main1", "sub1", "sub2"]
+    assert (session.cluster_mode, session.startup_command, session.tag) == (
+        "multi-node",
+        "python3 main.py",
+        "nightly",
+    )
+    assert session.environ == {"A": "1", "B": "2"}
+    assert {str(kernel.requested_slots["cpu"]) for kernel in session.kernels} == {"2000"}
+    assert (await world.call("POST", "/session/_/create-cluster", body)).json["created"] is False
+
+
+def varied(part: str, **changes: Any) -> dict[str, Any]:
+    spec: dict[str, Any] = TASK["spec"]
+    return {**TASK, "spec": {**spec, part: {**spec[part], **changes}}}
+
+
+async def test_cluster_templates_of_which_no_session_can_be_made(world: World) -> None:
+    main = {"role": "main", "session_template": await kept(world)}
+    for words, role, other in (
+        ("image", "sub", varied("kernel", image="ruby")),
+        ("resources", "sub", varied("resources", cpu="1")),
+        ("environ", "sub", varied("kernel", environ={"A": "2"})),
+        ("bootstrap", "sub", varied("kernel", run={"bootstrap": "true"})),
+        ("git", "sub", varied("kernel", git={"repository": "https://example.com/x.git"})),
+        ("role 'worker'", "worker", TASK),
+    ):
+        node = {"role": role, "session_template": await kept(world, payload=other)}
+        made = await cluster_of(world, main, node)
+        answer = await world.call("POST", "/session/_/create-cluster", {"template_id": made, "name": "trio"})
+        assert (answer.status, answer.problem) == (400, "invalid-api-params"), words
+        assert words in answer.json["msg"] and answer.json["hint"]
+    gone = await kept(world)
+    made = await cluster_of(world, main, {"role": "sub", "session_template": gone})
+    await world.call("DELETE", f"/template/session/{gone}")
+    for template_id in (made, main["session_template"], str(UUID(int=1)), "x"):
+        body = {"template_id": template_id, "name": "trio"}
+        answer = await world.call("POST", "/session/_/create-cluster", body)
+        assert (answer.status, answer.json["title"]) == (404, "No such task template."), template_id
+    assert (await world.call("GET", "/session")).json["total_count"] == 0

@@ -73,7 +73,9 @@ async def choose_backend(
 ) -> ContainerBackend:
     """The backend of the configuration, opened. `auto`: Docker if an engine answers and has an image for sessions, else the sandbox."""
     if config.backend in ("auto", "docker"):
-        docker = DockerBackend(config.docker_host or None, owner, state_dir=home / "docker")
+        docker = DockerBackend(
+            config.docker_host or None, owner, state_dir=home / "docker", network_range=config.network_range
+        )
         try:
             await docker.open()
             if config.backend == "docker" or await docker.images():
@@ -90,6 +92,7 @@ async def choose_backend(
         images_dir=root / "images",
         runner_volume=volume,
         cgroup_parent=f"/backend.ai/{folder.name}",
+        network_range=config.network_range,
     )
     await sandbox.open()
     return sandbox

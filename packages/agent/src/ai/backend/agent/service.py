@@ -16,14 +16,17 @@ from ai.backend.common.log import get_logger
 from ai.backend.common.quantity import parse_size
 from ai.backend.common.wire import rpc
 
+from .commit.service import Commits
 from .config import AgentConfig
 from .container.backend import RUNNER_DIR, ContainerBackend
 from .container.model import Image, Mount
 from .kernel.driver import (
+    LABEL_HOSTS,
     LABEL_INCARNATION,
     LABEL_KERNEL,
     LABEL_SESSION,
     LABEL_UID,
+    RETRY_S,
     STEP_TOLD_AFTER_S,
     Driver,
     LinkFactory,
@@ -32,6 +35,7 @@ from .kernel.driver import (
 from .kernel.file import HomeFolder
 from .kernel.journal import Entry, Journal, NodeFacts
 from .kernel.machine import Event, State
+from .kernel.network import SessionNetworks
 from .kernel.scratch import Scratch
 from .resource.capacity import free_bytes, node_capacity
 from .resource.uid import lowest_free
@@ -81,7 +85,9 @@ class Agent:
         self._scratch_dir = scratch_dir
         self._architecture = architecture
         self._own_uid = own_uid
-        self._capacity = capacity or node_capacity(reserved_memory_bytes=parse_size(config.reserved_mem))
+        self._capacity = capacity or node_capacity(
+            reserved_memory_bytes=parse_size(config.reserved_mem), cores=config.cores
+        )
         self._runner_volume = Mount(source=runner_volume, target=RUNNER_DIR)
         self._link = link
         self._kernels: dict[UUID, Driver] = {}
@@ -92,11 +98,16 @@ class Agent:
         self._started_at_us = 0
         self._news = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
+        self._networks = SessionNetworks(backend, self._kernels.values)
+        commit_dir = Path(config.commit_dir) if config.commit_dir else state_dir / "commits"
+        self._commits = Commits(config=config, backend=backend, folder=commit_dir, made=self._tell_images)
+        self._sweeping: asyncio.Task[None] | None = None
         self._around = Surroundings(
             config=config,
             backend=backend,
             journal=self._journal,
             scratch_root=lambda kernel_id: Scratch.of(scratch_dir, kernel_id),
+            networks=self._networks,
             runner_volume=self._runner_volume,
             link=self._link,
             spawn=self._spawn,
@@ -116,6 +127,7 @@ class Agent:
         self._remember()
         self._scratch_dir.mkdir(parents=True, exist_ok=True)
         self._scratch_dir.chmod(0o711)
+        await asyncio.to_thread(self._commits.open)
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
@@ -155,6 +167,7 @@ class Agent:
                 target="run",
                 incarnation=int(labels.get(LABEL_INCARNATION, "1")),
                 image=container.image,
+                local_hosts=tuple(filter(None, labels.get(LABEL_HOSTS, "").split(","))),
             )
             log.warning("container-without-journal", kernel=container.name)
             uid = int(labels[LABEL_UID]) if LABEL_UID in labels else self._uid()
@@ -233,6 +246,9 @@ class Agent:
         """Serves one stream into a kernel, from its opening to its end."""
         runner = self._runner_of(request.kernel_id)
         match request:
+            case rpc.Commit():
+                await self._commits.serve(request, self._driver_of(request.kernel_id), accept)
+                return
             case rpc.Connect():
                 pipe = await runner.connect(request.port)
             case rpc.OpenTerminal():
@@ -302,6 +318,8 @@ class Agent:
                 async for _ in self.backend.events(self._on_container):
                     await self._refresh()
                     await self._find_strangers()
+                    if self._sweeping is None or self._sweeping.done():
+                        self._sweeping = self._spawn(self._networks.sweep(retry_s=RETRY_S))
                     for driver in list(self._kernels.values()):
                         await driver.look()
             except BackendError as exc:
@@ -325,6 +343,11 @@ class Agent:
         self._set_problem(
             "" if free >= least else f"only {free >> 20} MiB are free where sessions' folders are"
         )
+
+    async def _tell_images(self) -> None:
+        """There is a new one."""
+        await self._refresh()
+        self._news.set()
 
     def _set_problem(self, problem: str) -> None:
         if problem != self._problem:

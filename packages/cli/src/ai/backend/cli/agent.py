@@ -40,3 +40,18 @@ def ls(state: State) -> None:
 
 
 agent.add_command(ls, "list")
+
+
+@command("sync", parent=agent)
+@click.argument("agent_id", metavar="AGENT")
+@click.pass_obj
+def sync(state: State, agent_id: str) -> None:
+    """Send a node anew what it should run; what differs is set right. For superadministrators."""
+    from .display import print_json
+
+    drive(state, lambda api: api.sync_agent(agent_id))
+    message = f"{agent_id} is sent what it should run"
+    if state.json:
+        print_json({"ok": True, "msg": message})
+    else:
+        click.echo(message)

@@ -1,4 +1,4 @@
-"""`apps` and `app`: programs in a session, and a local port that leads to one."""
+"""`apps` and `app`: programs in a session, and a local port that leads to one; `start-service`: the way through an app proxy."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -139,3 +139,40 @@ def _tell(state: State, session_ref: str, item: "AppItem", address: tuple[str, i
         click.echo(url)
         remark(f"leads to {item.name} in {session_ref} until Ctrl-C.")
     sys.stdout.flush()
+
+
+@command("start-service")
+@click.argument("session_ref", metavar="SESSION")
+@click.argument("name", metavar="APP")
+@click.option(
+    "-p", "--port", type=click.IntRange(1, 65535), help="Which of the app's ports. [default: the first]"
+)
+@click.pass_obj
+def start_service(state: State, session_ref: str, name: str, port: int | None) -> None:
+    """Open a program in a session through the app proxy of its resource group.
+
+    Prints the token for the proxy's coordinator, and where that is. Where there is no app proxy, use 'backend.ai app'.
+    """
+    from .display import print_fields, print_json
+
+    opened = drive(state, lambda api: api.sessions.at(session_ref).start_service(name, port=port))
+    if state.json:
+        print_json({"ok": True, "app": name, "token": opened.token, "wsproxy_addr": opened.wsproxy_addr})
+    else:
+        print_fields([("coordinator", opened.wsproxy_addr), ("token", opened.token)])
+
+
+@command("shutdown-service")
+@click.argument("session_ref", metavar="SESSION")
+@click.argument("name", metavar="APP")
+@click.pass_obj
+def shutdown_service(state: State, session_ref: str, name: str) -> None:
+    """Close what start-service opened, and the connections through it. The program itself goes on."""
+    from .display import print_json
+
+    drive(state, lambda api: api.sessions.at(session_ref).shutdown_service(name))
+    message = f"{name} in {session_ref} is closed to the app proxy"
+    if state.json:
+        print_json({"ok": True, "msg": message})
+    else:
+        click.echo(message)

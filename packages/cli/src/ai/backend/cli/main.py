@@ -18,6 +18,7 @@ _COMMANDS = {
     "info": "session:info",
     "rm": "session:destroy",
     "logs": "session:logs",
+    "task-logs": "session:task_logs",
     "upload": "session:upload",
     "download": "session:download",
     "events": "session:events",
@@ -44,7 +45,7 @@ _COMMANDS = {
 }
 _TOPICS = {
     "Run code": ("run", "exec"),
-    "Sessions": ("ps", "info", "logs", "upload", "download", "apps", "app", "events", "rm", "session"),
+    "Sessions": ("ps", "info", "logs", "task-logs", "upload", "download", "apps", "app", "events", "rm", "session"),
     "Yours": ("template", "session-template", "dotfile", "resource"),
     "Cluster": ("demo", "up", "status", "down", "agent", "image", "announcement", "admin", "server-logs"),
     "This program": ("config", "login", "logout", "completion"),

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .app import shutdown_service, start_service
 from .command import EXIT_TIMEOUT, PAIR, State, command, drive, slot_amounts
 from .run import exec_, start_options, wishes_of
 
@@ -19,6 +20,8 @@ def session() -> None:
 
 
 session.add_command(exec_, "exec")
+session.add_command(start_service)
+session.add_command(shutdown_service)
 
 
 @command("create", parent=session)
@@ -134,6 +137,34 @@ def create_from_template(
             return await api.templates.start(
                 template_id, environ=dict(environ), resources=amounts, reuse=not no_reuse, **options
             )
+
+    made = drive(state, work)
+    _told_created(state, made, options["max_wait_s"])
+    return EXIT_TIMEOUT if made.status == "TIMEOUT" else 0
+
+
+@command("create-cluster", parent=session)
+@click.argument("template_id", metavar="TEMPLATE")
+@click.option("-t", "--name", "--client-token", "name", help="The session's name.")
+@click.option(
+    "--type", type=click.Choice(["interactive", "batch", "inference"]), help="Instead of the template's."
+)
+@click.option("--tag")
+@click.option("--scaling-group", "--sgroup", "resource_group", help="The resource group to run in.")
+@click.option("--no-reuse", is_flag=True, help="Fail when a session of that name exists.")
+@click.option("--enqueue-only", is_flag=True, help="Don't wait until it runs.")
+@click.option(
+    "--max-wait", "max_wait_s", type=click.IntRange(0), default=0, help="Seconds to wait; 0: no limit."
+)
+@click.pass_obj
+def create_cluster(state: State, /, template_id: str, no_reuse: bool, **options: Any) -> int:
+    """Make a session of several containers as a cluster template describes it, and wait until it runs."""
+
+    async def work(api: "AsyncClient") -> "AsyncSession":
+        from .display import progress
+
+        with progress("Starting a session"):
+            return await api.templates.start_cluster(template_id, reuse=not no_reuse, **options)
 
     made = drive(state, work)
     _told_created(state, made, options["max_wait_s"])
@@ -421,6 +452,20 @@ def logs(state: State, session_ref: str) -> None:
 
 
 session.add_command(logs)
+
+
+@command("task-logs", parent=session)
+@click.argument("task", metavar="TASK")
+@click.pass_obj
+def task_logs(state: State, task: str) -> None:
+    """Show what a batch session's command printed so far, by the session's or its main container's id."""
+    from .display import print_json
+
+    text = drive(state, lambda api: api.sessions.task_log(task))
+    if state.json:
+        print_json({"logs": text})
+    else:
+        click.echo(text, nl=False)
 
 
 @command("upload")

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .command import State, command, drive
+from .project import group
+from .secret import secrets
 
 if TYPE_CHECKING:
     from ai.backend.client.client import AsyncClient
@@ -64,10 +66,12 @@ def delete_announcement(state: State) -> None:
 
 @click.group("admin")
 def admin() -> None:
-    """For administrators of the whole cluster."""
+    """For administrators: most of it for those of the whole cluster."""
 
 
 admin.add_command(announcement)
+admin.add_command(group)
+admin.add_command(secrets)
 
 
 @admin.group("manager")

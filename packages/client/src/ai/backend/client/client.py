@@ -3,25 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from ai.backend.common.clock import Clock
 from ai.backend.common.wire.rest.auth import WebLoginReply
 from ai.backend.common.wire.rest.root import AgentItem, AgentList, Health, ImageItem, ImageList, Version
 
 from .config import ClientConfig
 from .dotfile import AsyncDotfiles
-from .error import OTP_NEEDED, ApiError, LoginRefused, OtpNeeded
+from .error import OTP_NEEDED, LoginRefused, OtpNeeded
+from .project import AsyncProjects
 from .request import Requester
 from .resource import AsyncResources
 from .session import AsyncSessions
 from .setting import AsyncSettings
 from .template import AsyncTemplates
-
-
-class GraphQLAnswer(msgspec.Struct):
-    data: dict[str, Any] | None = None
-    errors: list[dict[str, Any]] = msgspec.field(default_factory=list)
 
 
 class AsyncClient:
@@ -32,6 +26,7 @@ class AsyncClient:
         self.sessions = AsyncSessions(self._requester)
         self.dotfiles = AsyncDotfiles(self._requester)
         self.settings = AsyncSettings(self._requester)
+        self.projects = AsyncProjects(self._requester)
         self.resources = AsyncResources(self._requester)
         self.templates = AsyncTemplates(self._requester)
 
@@ -70,14 +65,12 @@ class AsyncClient:
 
     async def graphql(self, query: str, variables: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The data of a GraphQL query; raises ApiError when it has errors."""
-        sent = {"query": query, "variables": dict(variables or {})}
-        found = (await self._requester.call("POST", "/admin/gql", json=sent)).decode(GraphQLAnswer)
-        if found.errors:
-            first = found.errors[0]
-            code = first.get("extensions", {}).get("code", "graphql.error")
-            raise ApiError("; ".join(str(one.get("message")) for one in found.errors), code=code)
-        return found.data or {}
+        return await self._requester.graphql(query, variables)
 
     async def agents(self) -> list[AgentItem]:
         """Superadministrators only."""
         return (await self._requester.call("GET", "/agents")).decode(AgentList).items
+
+    async def sync_agent(self, agent_id: str) -> None:
+        """Has an agent sent anew what it should run; what differs is set right after the answer. Superadministrators only."""
+        await self._requester.call("POST", "/session/_/sync-agent-registry", json={"agent": agent_id})

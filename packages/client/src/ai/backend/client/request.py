@@ -33,6 +33,11 @@ Query = Mapping[str, str | int | bool | None]
 Files = Sequence[tuple[str, bytes]]
 
 
+class _GraphQLAnswer(msgspec.Struct):
+    data: dict[str, Any] | None = None
+    errors: list[dict[str, Any]] = msgspec.field(default_factory=list)
+
+
 def target_of(path: str, query: Query | None = None) -> str:
     """The request target as sent: query values that are None are left out, booleans are `true` and `false`."""
     pairs = {
@@ -162,6 +167,15 @@ class Requester:
         await self._negotiated()
         async with self._sent(method, target_of(path, query), json=json, files=files) as response:
             return await self._answer(response)
+
+    async def graphql(self, query: str, variables: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The data of a GraphQL query; raises ApiError when it has errors."""
+        sent = {"query": query, "variables": dict(variables or {})}
+        found = (await self.call("POST", "/admin/gql", json=sent)).decode(_GraphQLAnswer)
+        if found.errors:
+            code = found.errors[0].get("extensions", {}).get("code", "graphql.error")
+            raise ApiError("; ".join(str(one.get("message")) for one in found.errors), code=code)
+        return found.data or {}
 
     @contextlib.asynccontextmanager
     async def stream(

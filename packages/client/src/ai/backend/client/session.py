@@ -224,6 +224,19 @@ class AsyncSession:
             self._requester, self.ref, app, host=host, bind_port=bind_port, port=port, on_failure=on_failure
         )
 
+    async def start_service(
+        self, app: str, *, port: int | None = None, login_session_token: str | None = None
+    ) -> wire.ServiceStarted:
+        """Opens an app through the app proxy of the session's resource group: a token, and where the proxy's coordinator wants to see it.
+        `connect` and `forward` need no proxy. Raises ApiError, with the code `coordinator.none` where there is no proxy."""
+        body = {"app": app, "port": port, "login_session_token": login_session_token}
+        answer = await self._requester.call("POST", f"{self._path}/start-service", json=body)
+        return answer.decode(wire.ServiceStarted)
+
+    async def shutdown_service(self, app: str) -> None:
+        """Closes what `start_service` opened, and the connections through it."""
+        await self._requester.call("POST", f"{self._path}/shutdown-service", json={"service_name": app})
+
     def events(self, *, scope: str = "*", after: str = "") -> AsyncIterator[SessionEvent]:
         """From now on, or from after an event's id, until its end."""
         return watch(self._requester, self.id or self.ref, scope=scope, after=after)
@@ -313,6 +326,12 @@ class AsyncSessions:
 
     async def get(self, ref: str) -> wire.SessionInfo:
         return await self.at(ref).info()
+
+    async def task_log(self, task: str) -> str:
+        """What a batch session's command has printed so far; `task` is the session's id or name, or its main container's id. Raises
+        ApiError (404) when it is none, or was never begun."""
+        answer = await self._requester.call("GET", "/session/_/logs", query={"taskId": task})
+        return answer.body.decode("utf-8", "replace")
 
     async def list(
         self, *, statuses: Sequence[str] = LIVE, limit: int = 50, offset: int = 0

@@ -15,6 +15,7 @@ from .config import ClientConfig
 from .dotfile import AsyncDotfiles
 from .error import ClientError
 from .execution import Console as AsyncConsole
+from .project import AsyncProjects
 from .resource import AsyncResources
 from .session import AsyncSession, AsyncSessions
 from .setting import AsyncSettings
@@ -233,6 +234,8 @@ class Session(Twin[AsyncSession]):
     read_file = _call(AsyncSession.read_file)
     list_files = _call(AsyncSession.list_files)
     apps = _call(AsyncSession.apps)
+    start_service = _call(AsyncSession.start_service)
+    shutdown_service = _call(AsyncSession.shutdown_service)
     events = _iterate(AsyncSession.events)
 
 
@@ -247,6 +250,7 @@ class Sessions(Twin[AsyncSessions]):
     get = _call(AsyncSessions.get)
     list = _call(AsyncSessions.list)
     find = _call(AsyncSessions.find)
+    task_log = _call(AsyncSessions.task_log)
     events = _iterate(AsyncSessions.events)
 
 
@@ -280,6 +284,15 @@ class Settings(Twin[AsyncSettings]):
     audit_logs = _call(AsyncSettings.audit_logs)
 
 
+class Projects(Twin[AsyncProjects]):
+    """See `AsyncProjects`."""
+
+    members = _call(AsyncProjects.members)
+    add_users = _call(AsyncProjects.add_users)
+    remove_users = _call(AsyncProjects.remove_users)
+    describe = _call(AsyncProjects.describe)
+
+
 class Resources(Twin[AsyncResources]):
     """See `AsyncResources`."""
 
@@ -299,6 +312,7 @@ class Templates(Twin[AsyncTemplates]):
     update = _call(AsyncTemplates.update)
     delete = _call(AsyncTemplates.delete)
     start = _create(AsyncTemplates.start)
+    start_cluster = _create(AsyncTemplates.start_cluster)
 
 
 class Client(Twin[AsyncClient]):
@@ -309,6 +323,7 @@ class Client(Twin[AsyncClient]):
         self.sessions = Sessions(self._portal, self._inner.sessions)
         self.dotfiles = Dotfiles(self._portal, self._inner.dotfiles)
         self.settings = Settings(self._portal, self._inner.settings)
+        self.projects = Projects(self._portal, self._inner.projects)
         self.resources = Resources(self._portal, self._inner.resources)
         self.templates = Templates(self._portal, self._inner.templates)
 
@@ -327,6 +342,7 @@ class Client(Twin[AsyncClient]):
     images = _call(AsyncClient.images)
     graphql = _call(AsyncClient.graphql)
     agents = _call(AsyncClient.agents)
+    sync_agent = _call(AsyncClient.sync_agent)
 
 
 async def _enter(inner: AbstractAsyncContextManager[Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from . import errors
 from .errors import AgentUnreachable, BackendError, KernelError, StreamClosed, Timeout
-from .log import get_logger
+from .log import get_logger, request_id
 from .stream import End, Frame, Stream, StreamEnd
 from .wire import rpc
 
@@ -87,14 +87,20 @@ def error_of(failure: rpc.Failure) -> BackendError:
 
 
 async def answer(handler: Handler, data: bytes) -> bytes:
-    """An encoded reply to an encoded request, whatever happens: also a bug in the handler is told, and stays with its call."""
+    """An encoded reply to an encoded request, whatever happens: also a bug in the handler is told, and stays with its call. What is
+    logged meanwhile has the caller's request id."""
+    before = request_id.set("")
     try:
-        return rpc.encode(await handler(rpc.decode_request(data)))
+        request = rpc.decode_request(data)
+        request_id.set(request.request_id)
+        return rpc.encode(await handler(request))
     except BackendError as exc:
         return rpc.encode(failure_of(exc))
     except Exception as exc:
         log.error("request-failed", error=repr(exc), exc_info=True)
         return rpc.encode(failure_of(BackendError("The agent failed to answer; its log says why.")))
+    finally:
+        request_id.reset(before)
 
 
 def result_of(data: bytes, reply: type[R]) -> R:
@@ -109,8 +115,8 @@ def result_of(data: bytes, reply: type[R]) -> R:
 async def answer_stream(
     handler: StreamHandler | None, data: bytes, end: StreamEnd, tell: Callable[[bytes], None]
 ) -> None:
-    """Runs a stream's handler from its encoded request to its end. `tell` gets the encoded answer to the opening, exactly once; from then
-    on `end` carries everything."""
+    """Runs a stream's handler, in a task of its own, from its encoded request to its end. `tell` gets the encoded answer to the opening,
+    exactly once; from then on `end` carries everything."""
     told = False
 
     def accept() -> Stream:
@@ -123,7 +129,9 @@ async def answer_stream(
     try:
         if handler is None:
             raise KernelError("this agent serves no streams", hint="It is of an older release.")
-        await handler(rpc.decode_stream_request(data), accept)
+        request = rpc.decode_stream_request(data)
+        request_id.set(request.request_id)  # for the rest of this task, which serves nothing else
+        await handler(request, accept)
         failure = None
     except BackendError as exc:
         failure = exc
@@ -181,7 +189,7 @@ class InProcessBus:
         service = self._service(agent_id)
         try:
             async with asyncio.timeout(timeout_s):
-                data = await answer(service.handler, rpc.encode(request))
+                data = await answer(service.handler, rpc.encode_call(request, request_id.get()))
         except TimeoutError as exc:
             raise Timeout(f"agent {agent_id} did not answer within {timeout_s:g} s", agent=agent_id) from exc
         return result_of(data, reply)
@@ -207,7 +215,8 @@ class InProcessBus:
         theirs: StreamEnd = StreamEnd(
             lambda frame: ours.take(_crossed(frame)), on_end=lambda: _linger(task, self._stream_linger_s)
         )
-        task = service.run(answer_stream(service.streams, rpc.encode(request), theirs, tell))
+        data = rpc.encode_call(request, request_id.get())
+        task = service.run(answer_stream(service.streams, data, theirs, tell))
         never_ran = rpc.encode(failure_of(StreamClosed("the agent has stopped serving streams")))
         task.add_done_callback(lambda _: tell(never_ran))
         try:

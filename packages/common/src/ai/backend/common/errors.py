@@ -152,6 +152,13 @@ class AppNotFound(NotFound):
     what = "app service"
 
 
+class TaskLogNotFound(NotFound):
+    """No batch session is meant, or none whose command was begun."""
+
+    code = "session.task-log-not-found"
+    what = "task log"
+
+
 class FileNotFound(InvalidInput):
     """A path in a session that is not there, leaves the home folder, or is over the limit (400 on the wire, as published)."""
 
@@ -182,6 +189,30 @@ class InvalidSessionState(Conflict):
     """The session's present status does not allow what was asked; `detail` has `status`."""
 
     code = "session.invalid-state"
+
+
+class CommitOngoing(Conflict):
+    """An image is being made of the session already."""
+
+    code = "session.commit-ongoing"
+
+
+class CommitExists(Conflict):
+    """There is an archive of that name."""
+
+    code = "session.commit-exists"
+
+
+class CommitBroken(Conflict):
+    """The session ended, or was restarted, while an image was being made of it."""
+
+    code = "session.commit-broken-off"
+
+
+class ImageExists(Conflict):
+    """There is an image of that name."""
+
+    code = "image.exists"
 
 
 class QuotaExceeded(BackendError):

@@ -9,6 +9,7 @@ from . import openapi, problem
 from .auth import Authenticator
 from .call import Gateway
 from .freeze import FreezeGuard
+from .graphiql import route as graphiql
 from .graphql import route as graphql
 from .limits import JSON_BYTES_MAX, GatewayConfig
 from .middleware import Edge
@@ -18,11 +19,13 @@ from .rest import (
     auth,
     dotfile,
     errorlog,
+    folder,
     kernel,
     openid,
     resource,
     root,
     server,
+    service,
     session,
     setting,
     template,
@@ -41,7 +44,9 @@ ROUTES: tuple[ControllerRouterHandler, ...] = (
     *errorlog.ROUTES,
     *resource.ROUTES,
     *session.ROUTES,
+    *service.ROUTES,
     *template.ROUTES,
+    *folder.ROUTES,
     *kernel.ROUTES,
     *events.ROUTES,
     *tasks.ROUTES,
@@ -50,6 +55,7 @@ ROUTES: tuple[ControllerRouterHandler, ...] = (
     *tcpproxy.ROUTES,
     *pty.ROUTES,
     *graphql.ROUTES,
+    *graphiql.ROUTES,
 )
 
 

@@ -8,6 +8,7 @@ is absent; numbers and booleans may be text ("12", "True").
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
+from types import NoneType, UnionType
 from typing import Any, NamedTuple, TypeVar, get_args, get_origin
 from urllib.parse import unquote
 
@@ -36,6 +37,12 @@ def fold(key: str) -> str:
     return key.replace("_", "").replace("-", "").lower()
 
 
+def _takes_many(kind: Any) -> bool:
+    """Whether a lone value means a list of one: where nothing but a list (or nothing) is taken."""
+    inner = [one for one in get_args(kind) if one is not NoneType] if isinstance(kind, UnionType) else [kind]
+    return all(get_origin(one) is list for one in inner)
+
+
 @cache
 def _fields(form: type[Form]) -> dict[str, _Field]:
     by_name: dict[str, _Field] = {}
@@ -43,7 +50,7 @@ def _fields(form: type[Form]) -> dict[str, _Field]:
         is_form = isinstance(field.type, type) and issubclass(field.type, Form)
         plain = get_args(field.type)[0] if hasattr(field.type, "__metadata__") else field.type
         by_name[field.encode_name] = _Field(
-            field.encode_name, get_origin(plain) is list, field.type if is_form else None
+            field.encode_name, _takes_many(plain), field.type if is_form else None
         )
     table = {fold(alias): by_name[name] for alias, name in form.ALIASES.items()}
     return table | {fold(name): field for name, field in by_name.items()}

@@ -14,12 +14,15 @@ from .agents.service import AgentService
 from .audit.service import AuditService
 from .callback.client import CallbackClient
 from .callback.service import Callbacks
+from .commit.service import CommitService
 from .config import ManagerConfig
+from .coordinator.service import CoordinatorService
 from .db.database import Database
 from .directory.service import Directory
 from .dotfile.service import DotfileService
 from .errorlog.service import ErrorLogService
 from .event.hub import EventHub
+from .folder.service import FolderService
 from .identity.service import IdentityService
 from .image.service import ImageService
 from .login.service import LoginService
@@ -31,6 +34,7 @@ from .session.catalogue import SessionCatalogue
 from .session.loop import SessionLoops
 from .session.service import SessionService
 from .session.store import Memo
+from .session.tasklog import TaskLogs
 from .setting.service import SettingService
 from .task.service import TaskService
 from .template.service import TemplateService
@@ -48,6 +52,7 @@ class Manager:
     accounts: AccountService
     openid: OpenIdService
     sessions: SessionService
+    commits: CommitService
     events: EventHub
     agents: AgentService
     images: ImageService
@@ -57,8 +62,11 @@ class Manager:
     templates: TemplateService
     audit: AuditService
     dotfiles: DotfileService
+    folders: FolderService
+    task_logs: TaskLogs
     tasks: TaskService
     callbacks: Callbacks
+    coordinators: CoordinatorService
     error_logs: ErrorLogService
     resources: ResourceService
     scheduling: Scheduling
@@ -75,6 +83,7 @@ class Manager:
         finally:
             await self.tasks.close()
             await self.callbacks.close()
+            await self.coordinators.close()
 
 
 def build(
@@ -114,9 +123,9 @@ def build(
 
     intake = Intake(database, clock, config, wake=wake_after_report)
     scheduling = Scheduling(database, clock, config, wake=wake_after_plan)
-    desired = DesiredState(database, bus, intake, config)
+    desired = DesiredState(database, bus, intake, identity.secrets, config)
     loops = SessionLoops(database, bus, clock, config, wake=wake_after_write)
-    agents = AgentService(database, clock, config, wake=scheduling.loop.wake)
+    agents = AgentService(database, clock, config, wake=scheduling.loop.wake, wake_sync=desired.loop.wake)
     sessions = SessionService(
         database,
         bus,
@@ -137,6 +146,8 @@ def build(
     callbacks = Callbacks(database, CallbackClient(config))
     hub.listen(lambda event: loops.logs.wake() if event.name in ENDINGS else None)
     hub.listen(callbacks.heard)
+    coordinators = CoordinatorService(database, sessions, identity, config.coordinator)
+    hub.listen(coordinators.heard)
     bus.on_report(intake.take)
     logins = LoginService(database, identity.secrets, identity, config.login, clock=clock, rng=rng)
     accounts = AccountService(
@@ -153,6 +164,7 @@ def build(
             database, identity.secrets, logins, accounts, config.openid, clock=clock, rng=rng
         ),
         sessions=sessions,
+        commits=CommitService(database, bus, clock, rng, config, sessions, tasks),
         events=hub,
         agents=agents,
         images=ImageService(
@@ -168,8 +180,11 @@ def build(
         templates=TemplateService(database, identity, clock=clock, rng=rng),
         audit=AuditService(database),
         dotfiles=DotfileService(database, clock),
+        folders=FolderService(database),
+        task_logs=TaskLogs(database, sessions),
         tasks=tasks,
         callbacks=callbacks,
+        coordinators=coordinators,
         error_logs=error_logs,
         resources=ResourceService(database, clock),
         scheduling=scheduling,

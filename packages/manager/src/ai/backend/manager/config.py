@@ -49,6 +49,23 @@ class OpenIdConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return f"OpenIdConfig(issuer={self.issuer!r}, client_id={self.client_id!r})"
 
 
+class CoordinatorConfig(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"
+):
+    """How app proxies of resource groups reach services in sessions: through relays, TCP ports that the manager opens on demand."""
+
+    relay_host: str = "127.0.0.1"
+    """Where relays listen. This machine's loopback serves a coordinator beside the manager only."""
+    relay_told_host: str = ""
+    """By what coordinators know this machine, when that is not `relay-host`."""
+    relay_ports: tuple[int, int] = (0, 0)
+    """First and last port of relays; 0 and 0: any free one."""
+    peers: tuple[str, ...] = ()
+    """Addresses and networks that may use relays besides a coordinator's own: the proxy's workers, where they are elsewhere."""
+    timeout_s: float = 10.0
+    """For each request to a coordinator."""
+
+
 class ManagerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
     pending_timeout_s: int = 7 * 86400
     """How long a session may wait for resources before it is cancelled."""
@@ -65,9 +82,12 @@ class ManagerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     destroy_wait_s: float = 30.0
     event_retention_s: int = 7 * 86400
     logs_bytes_max: int = 1 << 20
+    customized_images_max: int = 20
+    """How many images a user may make of sessions."""
     callback_loopback: bool | None = None
     """Whether sessions' callbacks may go to this machine itself. Unset: only in the embedded cluster, where that is the user's own."""
     callback_link_local: bool = False
     """Whether they may go to link-local addresses, where clouds keep their metadata and credentials."""
     login: LoginConfig = msgspec.field(default_factory=LoginConfig)
     openid: OpenIdConfig = msgspec.field(default_factory=OpenIdConfig)
+    coordinator: CoordinatorConfig = msgspec.field(default_factory=CoordinatorConfig)

@@ -4,12 +4,14 @@ Request signatures need the secret key itself, so a hash will not do. The sealed
 sealed it, a nonce and the ciphertext; the access key is bound in as associated data, so that a sealed key cannot be moved to another row.
 
 The key file holds one key of 32 bytes or several, newest first: the first one seals, each one opens what it has sealed. A key is replaced
-by putting 32 new random bytes in front.
+by putting 32 new random bytes in front; the older one is needed until all is sealed anew (`rotation`).
 """
 
 import contextlib
 import hashlib
+import hmac
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -40,14 +42,22 @@ class Secrets(Protocol):
     def unseal(self, sealed: bytes, *, context: str) -> str:
         """Raises SecretUnreadable."""
 
+    def derive(self, context: str) -> bytes:
+        """32 bytes that are always the same for a `context`, and that nobody without the newest key can tell."""
+
 
 class FileSecrets:
-    """Keys from a file, which is made on first use with mode 0600. Raises ConfigError when it is no key file, or open to everybody."""
+    """Keys from a file, which is made on first use with mode 0600; and, to open only, from `older` ones. Raises ConfigError when one is
+    no key file, or open to everybody."""
 
-    def __init__(self, path: Path, rng: Random) -> None:
+    def __init__(self, path: Path, rng: Random, *, older: Sequence[Path] = ()) -> None:
         self._rng = rng
         self._keys: dict[bytes, AESGCM] = {}
-        for key in _keys_of(path, rng):
+        if not path.exists():
+            _make(path, rng)
+        keys = [key for file in (path, *older) for key in _keys_of(file)]
+        self._derivation_key = hmac.digest(keys[0], b"backend.ai derivation", "sha256")
+        for key in keys:
             self._keys.setdefault(VERSION + hashlib.sha256(key).digest()[:KEY_ID_BYTES], AESGCM(key))
         self._newest = next(iter(self._keys))
 
@@ -55,6 +65,13 @@ class FileSecrets:
         nonce = self._rng.getrandbits(NONCE_BYTES * 8).to_bytes(NONCE_BYTES, "big")
         body = self._keys[self._newest].encrypt(nonce, plain.encode(), context.encode())
         return self._newest + nonce + body
+
+    def is_newest(self, sealed: bytes) -> bool:
+        """Whether the key that seals has sealed this."""
+        return sealed[:_HEAD_BYTES] == self._newest
+
+    def derive(self, context: str) -> bytes:
+        return hmac.digest(self._derivation_key, context.encode(), "sha256")
 
     def unseal(self, sealed: bytes, *, context: str) -> str:
         key = self._keys.get(sealed[:_HEAD_BYTES])
@@ -70,9 +87,7 @@ class FileSecrets:
             ) from exc
 
 
-def _keys_of(path: Path, rng: Random) -> list[bytes]:
-    if not path.exists():
-        _make(path, rng)
+def _keys_of(path: Path) -> list[bytes]:
     try:
         if path.stat().st_mode & 0o007:
             raise ConfigError(f"everybody may use {path}", hint=f"chmod 600 {path}")

@@ -1,11 +1,11 @@
 """YAML that strangers send: without tags that make objects, and without aliases, a few lines of which can stand for gigabytes."""
 
-from typing import Any, ClassVar
+from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases are not accepted")
@@ -15,10 +15,11 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
 class _TextLoader(_Loader):
     """Scalars stay texts; an empty one and null are none."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
-        first: [one for one in known if one[0] == "tag:yaml.org,2002:null"]
-        for first, known in _Loader.yaml_implicit_resolvers.items()
-    }
+
+_TextLoader.yaml_implicit_resolvers = {
+    first: [one for one in known if one[0] == "tag:yaml.org,2002:null"]
+    for first, known in _Loader.yaml_implicit_resolvers.items()
+}
 
 
 def texts_of(content: bytes | str) -> Any:

@@ -7,6 +7,18 @@ from uuid import UUID
 
 from ai.backend.common.quantity import ResourceSlots, Shortfall
 
+from .demand import Mix
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """One accelerator of an agent. Sessions hold it whole, or shares of it."""
+
+    family: str
+    model: str
+    free: int
+    """In milli: 1000 is all of it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentView:
@@ -18,6 +30,7 @@ class AgentView:
     capacity: ResourceSlots
     occupied: ResourceSlots
     images: frozenset[str]
+    devices: tuple[Device, ...] = ()
     schedulable: bool = True
     """False: cordoned, lost, or unhealthy (`problem` says which)."""
     problem: str = ""
@@ -31,6 +44,8 @@ class KernelRequest:
     slots: ResourceSlots
     image: str
     architecture: str
+    models: frozenset[str] = frozenset()
+    """Of its devices, those that will do; empty: any."""
     agent_id: str = ""
     """The only agent that it may go to; empty: any."""
 
@@ -47,12 +62,62 @@ class Workload:
     version: int = 0
     single_node: bool = True
     """All its kernels go to one agent."""
+    user: str = ""
+    project: str = ""
+    domain: str = ""
+    """Whose it is, for queues that are fair."""
+
+
+class Order(enum.StrEnum):
+    """In which order a group's workloads are looked at, within a priority."""
+
+    FIFO = "fifo"
+    LIFO = "lifo"
+    DRF = "drf"
+    FAIR_SHARE = "fair-share"
+
+
+class Selection(enum.StrEnum):
+    """Which of the agents that could take a workload gets it."""
+
+    CONCENTRATED = "concentrated"
+    DISPERSED = "dispersed"
+    ROUND_ROBIN = "roundrobin"
+    FRAGMENTATION = "fragmentation"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """How a resource group schedules."""
+
+    name: str
+    order: Order = Order.FIFO
+    selection: Selection = Selection.DISPERSED
+    slot_priority: tuple[str, ...] = ("cuda", "rocm", "tpu", "cpu", "mem")
+    """Families of slots, the scarcest first."""
+    last_agent_id: str = ""
+    """Of round robin: whose turn it was last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What a user holds in a resource group now, and what they and theirs have used of it lately."""
+
+    user: str
+    resource_group: str
+    held: ResourceSlots = ResourceSlots()
+    factors: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Fair-share factors of domain, project and user: 1 has used nothing, 0 more than enough."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     agents: tuple[AgentView, ...]
     workloads: tuple[Workload, ...]
+    groups: tuple[Group, ...] = ()
+    shares: tuple[Share, ...] = ()
+    mix: Mix = Mix()
+    """What is usually asked for, by which strategies that look ahead measure."""
 
 
 class Rule(enum.StrEnum):
@@ -63,7 +128,9 @@ class Rule(enum.StrEnum):
     RESOURCE_GROUP = "other-resource-group"
     ARCHITECTURE = "other-architecture"
     IMAGE = "image-not-on-agent"
+    MODEL = "other-device-model"
     SLOTS = "not-enough-free-slots"
+    DEVICES = "devices-in-pieces"
     NO_AGENT = "no-agent"
 
 

@@ -21,6 +21,7 @@ from ai.backend.common.errors import (
     StreamClosed,
     Timeout,
 )
+from ai.backend.common.log import bound_request, request_id
 from ai.backend.common.stream import WINDOW_BYTES, Stream
 from ai.backend.common.wire import rpc
 
@@ -135,6 +136,26 @@ class BusContract:
             reply = await ends.manager.call(AGENT, request, rpc.ReadFileReply, timeout_s=5)
         assert reply.content == bytes(range(256))
         assert seen == [request]
+
+    async def test_the_callers_request_id_is_the_agents(self, ends: Ends) -> None:
+        """It crosses in the message, and is in the context of whoever answers: its log lines have it."""
+        seen: list[tuple[str, str]] = []
+
+        async def handler(request: rpc.Request) -> rpc.Reply:
+            seen.append((request.request_id, request_id.get()))
+            return await echo(request)
+
+        async def streams(request: rpc.StreamRequest, accept: Accept) -> None:
+            seen.append((request.request_id, request_id.get()))
+            accept()
+
+        async with serving(ends.agent, handler, streams=streams):
+            for rid in ("req-1", ""):
+                with bound_request(rid):
+                    await self.ask(ends)
+                    (await ends.manager.open_stream(AGENT, CONNECT, timeout_s=5)).close()
+                    assert request_id.get() == rid
+        assert seen == [("req-1", "req-1")] * 2 + [("", "")] * 2
 
     async def test_many_calls_run_at_a_time(self, ends: Ends) -> None:
         arrived = asyncio.Event()

@@ -14,29 +14,42 @@ instead.
 """
 
 import asyncio
+import gzip
+import hashlib
+import io
+import json
 import os
+import socket
+import tarfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from ipaddress import IPv4Network
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
 from ai.backend.agent.container.backend import ContainerBackend
 from ai.backend.agent.container.errors import (
+    AddressesExhausted,
+    ContainerError,
     ContainerExists,
     ContainerFailed,
     ContainerNotFound,
     ImageNotFound,
+    NoSpace,
 )
 from ai.backend.agent.container.model import (
+    CommitSpec,
     Container,
     ContainerSpec,
     ContainerStatus,
     ExitCause,
     Limits,
     Mount,
+    Network,
+    NetworkSpec,
 )
 
 PATIENCE_S = 30.0
@@ -44,6 +57,9 @@ PATIENCE_S = 30.0
 something is wrong."""
 EAT_MEMORY = "x=0123456789abcdef; while :; do x=$x$x; done"
 """Any shell's way to use all its memory."""
+TRIO = NetworkSpec(name="trio", hosts=("main1", "sub1", "sub2"))
+TRY = "timeout 5 bash -c 'exec 3<>/dev/tcp/{}/{} && cat <&3' 2>/dev/null || echo nothing"
+"""What the other end says, or that there is none."""
 
 
 class Harness(Protocol):
@@ -56,6 +72,10 @@ class Harness(Protocol):
     @property
     def image(self) -> str:
         """The name of an image that has /bin/sh."""
+
+    @property
+    def small_image(self) -> str:
+        """One that does not take long to copy, with /bin/sh and sleep."""
 
     @property
     def ids(self) -> tuple[int, int]:
@@ -72,6 +92,12 @@ class Harness(Protocol):
     async def leftovers(self, name: str) -> list[str]:
         """What is still on the machine of a removed container: processes, cgroups, mounts, files, in words.
         Empty is right."""
+
+    async def leftover_images(self) -> list[str]:
+        """What making images of containers has left that is no image for sessions, in words. Empty is right."""
+
+    async def network_leftovers(self) -> list[str]:
+        """What networks have of this machine when all of them are removed, in words. Empty is right."""
 
     def script(self, name: str, line: str) -> None:
         """Tells a fake what the container is about to run; a real adapter has nothing to do."""
@@ -99,6 +125,37 @@ def make_spec(harness: Harness, name: str, line: str = "exec sleep 600", **chang
         workdir=PurePosixPath("/"),
     )
     return replace(spec, **changes)  # type: ignore[arg-type]
+
+
+def commit_spec(
+    folder: Path, *, archive: Path | None, left_out: tuple[PurePosixPath, ...] = ()
+) -> CommitSpec:
+    """An image with one file in its home."""
+    home = folder / "home.tar"
+    with tarfile.open(home, "w") as tar:
+        for name, kind in (
+            ("home", tarfile.DIRTYPE),
+            ("home/work", tarfile.DIRTYPE),
+            ("home/work/hello.txt", tarfile.REGTYPE),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.mode, info.uid, info.gid = kind, 0o755, 1000, 1000
+            info.size = 5 if kind == tarfile.REGTYPE else 0
+            tar.addfile(info, io.BytesIO(b"hello"))
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    return CommitSpec(
+        name="customized/contract/made:latest",
+        labels=(("note", "made of a container"),),
+        home=home,
+        left_out=left_out,
+        archive=archive,
+        scratch=scratch,
+    )
+
+
+def nothing(*_: int) -> None:
+    """Hears how far it is."""
 
 
 @asynccontextmanager
@@ -322,6 +379,124 @@ class ContainerContract:
                 group.create_task(harness.backend.remove(spec.name))
         assert await harness.backend.list() == []
 
+    async def test_an_image_of_a_container_is_kept(self, harness: Harness, tmp_path: Path) -> None:
+        backend = harness.backend
+        await self.running(harness, "origin")
+        rooms: list[int] = []
+        told: list[tuple[int, int]] = []
+        spec = commit_spec(tmp_path, archive=None)
+        made = await backend.commit("origin", spec, room=rooms.append, tell=lambda *n: told.append(n))
+        assert len(rooms) == 1 and rooms[0] >= spec.home.stat().st_size
+        assert all(done <= total for done, total in told)
+        assert (await backend.inspect("origin")).status is ContainerStatus.RUNNING  # type: ignore[union-attr]
+        backend = await harness.reopen()
+        (found,) = [image for image in await backend.images() if image.name == spec.name]
+        assert (found.digest, found.labels, found.architecture) == (
+            made.digest,
+            made.labels,
+            made.architecture,
+        )
+        assert found.labels["ai.backend.kernelspec"] and found.labels["note"] == "made of a container"
+        home = tmp_path / "unpacked"
+        home.mkdir()
+        await backend.unpack_home(spec.name, home)
+        assert {path.name: path.read_text() for path in home.iterdir()} == {"hello.txt": "hello"}
+        await run(harness, make_spec(harness, "again", "exit 3", image=spec.name))
+        await backend.remove("again")
+        await backend.remove("origin")
+        await backend.remove_image(spec.name, "sha256:" + "1" * 64)
+        assert spec.name in {image.name for image in await backend.images()}
+        await backend.remove_image(spec.name, made.digest)
+        await backend.remove_image(spec.name, made.digest)
+        assert spec.name not in {image.name for image in await backend.images()}
+
+    async def test_an_image_needs_a_running_container_and_room(
+        self, harness: Harness, tmp_path: Path
+    ) -> None:
+        backend = harness.backend
+        before = await backend.images()
+        spec = commit_spec(tmp_path, archive=tmp_path / "made.tar.gz")
+
+        def full(_: int) -> None:
+            raise NoSpace("no room")
+
+        with pytest.raises(ContainerNotFound):
+            await backend.commit("nobody", spec, room=full, tell=nothing)
+        await self.running(harness, "origin")
+        with pytest.raises(NoSpace, match="no room"):
+            await backend.commit("origin", spec, room=full, tell=nothing)
+        assert not (tmp_path / "made.tar.gz").exists()
+        await backend.stop("origin", grace_s=0)
+        with pytest.raises(ContainerError):
+            await backend.commit("origin", spec, room=lambda _: None, tell=nothing)
+        assert await backend.images() == before
+
+    async def test_the_home_of_an_image_that_has_none(self, harness: Harness, tmp_path: Path) -> None:
+        home = tmp_path / "home"
+        home.mkdir()
+        await harness.backend.unpack_home(harness.image, home)
+        with pytest.raises(ImageNotFound):
+            await harness.backend.unpack_home("nowhere/nothing:1", home)
+        assert not any(home.iterdir())  # noqa: ASYNC240
+
+    async def running(
+        self, harness: Harness, name: str, line: str = "exec sleep 600", **changes: Any
+    ) -> None:
+        await harness.backend.create(make_spec(harness, name, line, **changes))
+        await harness.backend.start(name)
+
+    async def test_a_network_is_made_once_and_found_again(self, harness: Harness) -> None:
+        assert await harness.backend.networks() == []
+        made = await asyncio.gather(*(harness.backend.ensure_network(TRIO) for _ in range(3)))
+        assert made[0] == made[1] == made[2]
+        assert [host for host, _ in made[0].addresses] == [*TRIO.hosts]
+        assert len({address for _, address in made[0].addresses}) == 3
+        backend = await harness.reopen()
+        assert await backend.networks() == ["trio"]
+        assert await backend.ensure_network(TRIO) == made[0]
+        await backend.remove_network("trio")
+        await backend.remove_network("trio")
+        assert await backend.networks() == []
+        assert await harness.network_leftovers() == []
+
+    async def test_networks_have_no_address_in_common(self, harness: Harness) -> None:
+        names = ("one", "two", "three")
+        made = await asyncio.gather(
+            *(harness.backend.ensure_network(replace(TRIO, name=name)) for name in names)
+        )
+        assert len({address for network in made for _, address in network.addresses}) == 9
+        other = await harness.backend.ensure_network(NetworkSpec(name="two", hosts=("main1", "sub1")))
+        assert [host for host, _ in other.addresses] == ["main1", "sub1"], "with other hosts it is made anew"
+        assert sorted(await harness.backend.networks()) == sorted(names)
+        for name in names:
+            await harness.backend.remove_network(name)
+        assert await harness.network_leftovers() == []
+
+    async def test_what_is_no_network_is_refused(self, harness: Harness) -> None:
+        for hosts in ((), ("main1", "main1"), ("a b",), tuple(f"sub{number}" for number in range(300))):
+            with pytest.raises(ContainerFailed):
+                await harness.backend.ensure_network(NetworkSpec(name="odd", hosts=hosts))
+        assert await harness.backend.networks() == []
+        await harness.backend.remove_network("nobody")
+
+    async def test_a_full_range_is_told_and_leaves_nothing(self, harness: Harness) -> None:
+        """A harness's range has 256 addresses: 250 hosts need all of them."""
+        big = tuple(f"sub{number}" for number in range(1, 251))
+        await harness.backend.ensure_network(NetworkSpec(name="trio", hosts=TRIO.hosts))
+        with pytest.raises(AddressesExhausted, match="network of 250"):
+            await harness.backend.ensure_network(NetworkSpec(name="big", hosts=big))
+        assert await harness.backend.networks() == ["trio"]
+        await harness.backend.remove_network("trio")
+
+    async def test_a_container_needs_its_network(self, harness: Harness) -> None:
+        network = await harness.backend.ensure_network(TRIO)
+        await harness.backend.remove_network("trio")
+        with pytest.raises(ContainerError):
+            await harness.backend.create(make_spec(harness, "late", hostname="main1", network=network))
+            await harness.backend.start("late")
+        await harness.backend.remove("late")
+        assert await harness.backend.list() == []
+
 
 class RealContainerContract(ContainerContract):
     """What the kernel has to do. For adapters with real processes, on a node whose limits are enforced."""
@@ -332,6 +507,69 @@ class RealContainerContract(ContainerContract):
         log = await harness.backend.logs(name, max_bytes=1 << 20)
         await harness.backend.remove(name)
         return log.decode(errors="replace")
+
+    async def test_an_archive_of_a_container_is_an_image(self, harness: Harness, tmp_path: Path) -> None:
+        """Its root and its home, and nothing that is mounted there, of its environment or of its processes."""
+        (harness.shared_dir / "mounted.txt").write_text("mounted")
+        mount = Mount(source=harness.shared_dir, target=PurePosixPath("/opt/kernel"))
+        await self.running(
+            harness,
+            "origin",
+            "echo 1 > /tmp/scratch.txt; exec sleep 600",
+            mounts=(mount,),
+            environ=(("SECRET", "s3cret"),),
+            image=harness.small_image,
+        )
+        archive = tmp_path / "made.tar.gz"
+        spec = commit_spec(tmp_path, archive=archive, left_out=(mount.target,))
+        told: list[tuple[int, int]] = []
+        made = await harness.backend.commit(
+            "origin", spec, room=lambda _: None, tell=lambda *n: told.append(n)
+        )
+        assert told and told[-1][0] > 1 << 20
+        assert b"s3cret" not in gzip.decompress(archive.read_bytes())
+        layers: list[dict[str, tarfile.TarInfo]] = []
+        with tarfile.open(archive) as tar:
+            (manifest,) = json.load(tar.extractfile("manifest.json"))  # type: ignore[arg-type]
+            assert manifest["RepoTags"] == [spec.name]
+            config = tar.extractfile(manifest["Config"]).read()  # type: ignore[union-attr]
+            assert made.digest == f"sha256:{hashlib.sha256(config).hexdigest()}"
+            described = json.loads(config)
+            assert described["config"]["Labels"]["note"] == "made of a container"
+            assert len(manifest["Layers"]) == len(described["rootfs"]["diff_ids"])
+            for name, digest in zip(manifest["Layers"], described["rootfs"]["diff_ids"], strict=True):
+                content = tar.extractfile(name).read()  # type: ignore[union-attr]
+                assert digest == f"sha256:{hashlib.sha256(content).hexdigest()}"
+                with tarfile.open(fileobj=io.BytesIO(content)) as layer:
+                    layers.append({one.name.removeprefix("./"): one for one in layer})
+        everything = {name for layer in layers for name in layer}
+        assert layers[-1]["home/work/hello.txt"].uid == 1000
+        assert any(name in everything for name in ("usr/bin/env", "usr/bin/dash"))
+        assert not [
+            name for name in everything if name.startswith(("proc/", "opt/kernel/")) or "mounted" in name
+        ]
+        assert not await harness.leftover_images()
+        await harness.backend.remove("origin")
+
+    async def test_a_broken_off_image_leaves_nothing(self, harness: Harness, tmp_path: Path) -> None:
+        await self.running(harness, "origin")
+        before = await harness.backend.images()
+        begun = asyncio.Event()
+        spec = commit_spec(tmp_path, archive=tmp_path / "made.tar.gz")
+        job = asyncio.create_task(
+            harness.backend.commit("origin", spec, room=lambda _: None, tell=lambda *_: begun.set())
+        )
+        async with asyncio.timeout(PATIENCE_S):
+            await begun.wait()
+        job.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await job
+        assert not await harness.leftover_images()
+        assert await harness.backend.images() == before
+        # Nobody writes to it any more.
+        (tmp_path / "made.tar.gz").unlink()
+        assert (await harness.backend.inspect("origin")).status is ContainerStatus.RUNNING  # type: ignore[union-attr]
+        await harness.backend.remove("origin")
 
     async def test_environment_hostname_and_folder(self, harness: Harness) -> None:
         command = 'echo "$GREETING"; uname -n; pwd; echo "[${HOME-none}]"'
@@ -441,3 +679,78 @@ class RealContainerContract(ContainerContract):
         else:
             assert container.exit is not None and container.exit.exit_code not in (0, None)
             assert b"/does/not/exist" in await harness.backend.logs("wrong", max_bytes=1000)
+
+    async def serve(self, harness: Harness, name: str, network: Network, host: str) -> None:
+        """A container that says its name to whoever connects to port 7000."""
+        code = f"import socket;s=socket.create_server(('',7000));print('up',flush=True)\nwhile 1:s.accept()[0].send(b'{name}')"
+        await harness.backend.create(
+            make_spec(harness, name, f'exec python3 -c "{code}"', hostname=host, network=network)
+        )
+        await harness.backend.start(name)
+        await wait_for_log(harness.backend, name, b"up")
+
+    async def test_members_reach_each_other_by_name(self, harness: Harness) -> None:
+        network = await harness.backend.ensure_network(TRIO)
+        await self.serve(harness, "served", network, "sub1")
+        asking = f"uname -n; {TRY.format('sub1', 7000)}; cat /etc/hosts"
+        said = await self.output(harness, "asks", asking, hostname="main1", network=network)
+        assert said.startswith("main1\nserved")
+        for host, address in network.addresses:
+            assert any(line.split() == [address, host] for line in said.splitlines()), said
+        backend = await harness.reopen()
+        again = await self.output(
+            harness, "later", TRY.format("sub1", 7000), hostname="sub2", network=network
+        )
+        assert again == "served", "the network outlives the agent"
+        await backend.remove("served")
+        await backend.remove_network("trio")
+        assert await harness.network_leftovers() == []
+
+    async def test_a_network_leads_nowhere_else(self, harness: Harness) -> None:
+        """Not to another network of the same hosts, not to what listens on all of the machine's addresses, not out."""
+        ours = await harness.backend.ensure_network(TRIO)
+        theirs = await harness.backend.ensure_network(replace(TRIO, name="theirs"))
+        await self.serve(harness, "ours", ours, "sub1")
+        await self.serve(harness, "theirs", theirs, "sub2")
+        with socket.create_server(("", 0), dualstack_ipv6=False) as listener:
+            port = listener.getsockname()[1]
+            asked = [
+                (dict(theirs.addresses)["sub2"], 7000),
+                ("127.0.0.1", port),
+                ("host.docker.internal", port),
+            ]
+            asked += [(address, port) for address in machine_addresses()]
+            subnet = IPv4Network(ours.subnet)
+            asked += [(str(address), port) for address in subnet.hosts()]
+            line = "; ".join(TRY.format(*one) for one in asked)
+            line += f"; {TRY.format('sub1', 7000)}"
+            said = await self.output(harness, "asks", line, hostname="main1", network=ours)
+            words = said.splitlines()
+            assert words == [*["nothing"] * len(asked), "ours"], said
+            listener.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                listener.accept()
+        for name in ("ours", "theirs"):
+            await harness.backend.remove(name)
+        for name in ("trio", "theirs"):
+            await harness.backend.remove_network(name)
+        assert await harness.network_leftovers() == []
+
+    async def test_removal_with_a_member_inside(self, harness: Harness) -> None:
+        """Not what an agent does; but the network goes, and the container can be removed."""
+        network = await harness.backend.ensure_network(TRIO)
+        await self.serve(harness, "stays", network, "sub1")
+        await harness.backend.remove_network("trio")
+        assert await harness.backend.networks() == []
+        await harness.backend.remove("stays")
+        assert await harness.network_leftovers() == []
+
+
+def machine_addresses() -> list[str]:
+    """The IPv4 addresses of the machine that have routes, from the addresses a socket would use."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return []
+        return [str(probe.getsockname()[0])]

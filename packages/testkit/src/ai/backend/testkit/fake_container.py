@@ -9,10 +9,15 @@ waits for a seeded delay, so that calls interleave in virtual time, the same eac
 
 import asyncio
 import contextlib
+import io
+import tarfile
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Network
+from pathlib import Path
 from random import Random
 
+from ai.backend.agent.container import network
 from ai.backend.agent.container.errors import (
     BackendUnavailable,
     ContainerError,
@@ -23,14 +28,18 @@ from ai.backend.agent.container.errors import (
     NoSpace,
 )
 from ai.backend.agent.container.model import (
+    CommitSpec,
     Container,
     ContainerSpec,
     ContainerStatus,
     ExitCause,
     ExitInfo,
     Image,
+    Network,
+    NetworkSpec,
     Usage,
 )
+from ai.backend.agent.image.archive import ArchiveWriter
 
 _FIRST_PID = 1000
 _SIGTERM_CODE, _SIGKILL_CODE = 143, 137
@@ -91,9 +100,14 @@ class FakeWorld:
         images: tuple[Image, ...] = (FAKE_IMAGE,),
         disk_bytes: int | None = None,
         container_bytes: int = 1 << 20,
+        network_range: str = network.DEFAULT_RANGE,
     ) -> None:
         self.containers: dict[str, FakeContainer] = {}
+        self.networks: dict[str, Network] = {}
+        self.network_range = network.parse_range(network_range)
         self.images = [*images]
+        self.homes: dict[str, bytes] = {}
+        """Of images that were made of containers: the home folder, packed."""
         self.disk_bytes = disk_bytes
         self.container_bytes = container_bytes
         self.latency_s = latency_s
@@ -103,6 +117,8 @@ class FakeWorld:
         """Called, in order, each time a container has begun to run."""
         self.on_gone: list[Callable[[FakeContainer], None]] = []
         """Called when a container's process is gone, before anybody is told."""
+        self.on_networks: list[Callable[[], None]] = []
+        """Called when a network was made or taken away."""
         self._random = random
         self._faults: dict[str, list[ContainerError]] = {}
         self._listeners: list[Callable[[str], None]] = []
@@ -133,7 +149,7 @@ class FakeWorld:
             self.tell(name)
 
     def reboot(self) -> None:
-        """The node restarts: what ran is lost, what was created or had exited stays."""
+        """The node restarts: what ran is lost, what was created or had exited stays, and so do networks."""
         for name, container in self.containers.items():
             if container.status is ContainerStatus.RUNNING:
                 self.exit(name, ExitInfo(cause=ExitCause.LOST, exit_code=None))
@@ -168,6 +184,22 @@ class FakeWorld:
             callback(container)
         self.tell(container.spec.name)
 
+    def add_network(self, spec: NetworkSpec) -> Network:
+        made = self.networks.get(spec.name)
+        if made is None or tuple(host for host, _ in made.addresses) != spec.hosts:
+            self.networks.pop(spec.name, None)
+            taken = [IPv4Network(one.subnet) for one in self.networks.values()]
+            subnet = network.choose_subnet(self.network_range, len(spec.hosts), taken)
+            made = self.networks[spec.name] = network.network_of(spec, subnet)
+            for callback in [*self.on_networks]:
+                callback()
+        return made
+
+    def take_network(self, name: str) -> None:
+        if self.networks.pop(name, None) is not None:
+            for callback in [*self.on_networks]:
+                callback()
+
     def listen(self, on_change: Callable[[str], None]) -> Callable[[], None]:
         """Returns the function that ends the listening."""
         self._listeners.append(on_change)
@@ -200,6 +232,50 @@ class FakeBackend:
         await self.world.pass_by("images")
         return [image for image in self.world.images if "ai.backend.kernelspec" in image.labels]
 
+    async def commit(
+        self, name: str, spec: CommitSpec, *, room: Callable[[int], None], tell: Callable[[int, int], None]
+    ) -> Image:
+        """Its root has nothing in it, so the home folder is the only layer."""
+        await self.world.pass_by("commit")
+        container = self.world.containers.get(name)
+        if container is None:
+            raise ContainerNotFound(f"no container named {name}", name=name)
+        if container.status is not ContainerStatus.RUNNING:
+            raise ContainerFailed(f"container {name} does not run")
+        base = next((one for one in self.world.images if one.name == container.spec.image), None)
+        if base is None:
+            raise ImageNotFound(f"this node has no image {container.spec.image}")
+        home = spec.home.read_bytes()
+        room(len(home))
+        target = spec.archive or spec.scratch / "image.tar"
+        labels = base.labels | dict(spec.labels)
+        with ArchiveWriter(target, compress=True, tell=lambda done: tell(done, len(home))) as writer:
+            layer = writer.add_layer(io.BytesIO(home), len(home))
+            digest = writer.describe(
+                spec.name, [layer], architecture="amd64", configuration={"Labels": labels}
+            )
+        await self.world.pass_by("commit-end")
+        image = replace(base, name=spec.name, digest=digest, size_bytes=len(home), labels=labels)
+        if spec.archive is None:
+            self.world.images.append(image)
+            self.world.homes[spec.name] = home
+        return image
+
+    async def remove_image(self, name: str, digest: str) -> None:
+        await self.world.pass_by("remove_image")
+        self.world.images[:] = [one for one in self.world.images if (one.name, one.digest) != (name, digest)]
+
+    async def unpack_home(self, image: str, folder: Path) -> None:
+        await self.world.pass_by("unpack_home")
+        if all(one.name != image for one in self.world.images):
+            raise ImageNotFound(f"this node has no image {image}", image=image)
+        if image in self.world.homes:
+            with tarfile.open(fileobj=io.BytesIO(self.world.homes[image])) as tar:
+                for member in tar:
+                    member.name = member.name.removeprefix("home/work").lstrip("/")
+                    if member.name and member.name != "home":
+                        tar.extract(member, folder, filter="data")
+
     async def create(self, spec: ContainerSpec) -> str:
         await self.world.pass_by("create")
         world = self.world
@@ -207,6 +283,8 @@ class FakeBackend:
             raise ContainerExists(f"a container named {spec.name} exists", name=spec.name)
         if all(image.name != spec.image for image in world.images):
             raise ImageNotFound(f"this node has no image {spec.image}", image=spec.image)
+        if spec.network is not None and world.networks.get(spec.network.name) != spec.network:
+            raise ContainerFailed(f"there is no network {spec.network.name}")
         if world.disk_bytes is not None:
             used = len(world.containers) * world.container_bytes
             if used + world.container_bytes > world.disk_bytes:
@@ -248,6 +326,19 @@ class FakeBackend:
         if container.status is ContainerStatus.RUNNING:
             self.world.exit(name, ExitInfo(cause=ExitCause.KILLED, exit_code=_SIGKILL_CODE))
         self.world.containers.pop(name, None)
+
+    async def ensure_network(self, spec: NetworkSpec) -> Network:
+        await self.world.pass_by("ensure_network")
+        network.check(spec)
+        return self.world.add_network(spec)
+
+    async def remove_network(self, name: str) -> None:
+        await self.world.pass_by("remove_network")
+        self.world.take_network(name)
+
+    async def networks(self) -> list[str]:
+        await self.world.pass_by("networks")
+        return sorted(self.world.networks)
 
     async def inspect(self, name: str) -> Container | None:
         await self.world.pass_by("inspect")

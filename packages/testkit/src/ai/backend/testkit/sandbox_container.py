@@ -1,16 +1,23 @@
 """The sandbox backend under test: a small node in a temporary folder, with real processes, and a look at what
 is left of them."""
 
+import contextlib
+import json
 import os
+import platform
 import shutil
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from ai.backend.agent.container import netns
 from ai.backend.agent.container.errors import BackendUnavailable
+from ai.backend.agent.container.model import Image
 from ai.backend.agent.container.sandbox import SandboxBackend
 
 _FIRST_UID = 400_000
@@ -35,6 +42,36 @@ class SandboxHarness:
     def image(self) -> str:
         return self.backend._host_image().name
 
+    @property
+    def small_image(self) -> str:
+        """Made of what a shell and `sleep` need of this machine."""
+        folder = self.node / "images" / "small"
+        rootfs = folder / "rootfs"
+        if not folder.exists():
+            for name in ("etc", "tmp", "proc", "home/work", "opt/kernel"):
+                (rootfs / name).mkdir(parents=True)
+            for program in ("dash", "sleep", "env"):
+                told = subprocess.run(
+                    ["ldd", f"/usr/bin/{program}"], capture_output=True, text=True, check=True
+                )
+                for word in (f"/usr/bin/{program}", *told.stdout.split()):
+                    if word.startswith("/"):
+                        target = rootfs / word[1:]
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        shutil.copy(word, target)
+            (rootfs / "usr/bin/sh").symlink_to("dash")
+            (rootfs / "bin").symlink_to("usr/bin")
+            (rootfs / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\n")
+            image = Image(
+                name="local/small:1",
+                digest="sha256:1",
+                architecture=platform.machine(),
+                size_bytes=1,
+                labels={"ai.backend.kernelspec": "1"},
+            )
+            (folder / "image.json").write_text(json.dumps(asdict(image)))
+        return "local/small:1"
+
     def _make(self) -> SandboxBackend:
         return SandboxBackend(
             state_dir=self.node / "containers",
@@ -42,6 +79,7 @@ class SandboxHarness:
             images_dir=self.node / "images",
             runner_volume=self.node / "runner-test",
             cgroup_parent=self.cgroup_parent,
+            network_range="10.213.77.0/24",
         )
 
     async def reopen(self) -> SandboxBackend:
@@ -53,6 +91,22 @@ class SandboxHarness:
 
     async def leftovers(self, name: str) -> list[str]:
         return self._leftovers(name)
+
+    async def leftover_images(self) -> list[str]:
+        return [str(path) for path in (self.node / "images-committed").rglob("*")]
+
+    async def network_leftovers(self) -> list[str]:
+        return self._network_leftovers()
+
+    def _network_leftovers(self) -> list[str]:
+        """Files, and holders, which tell of themselves in their environment."""
+        found = [f"file {path}" for path in (self.node / "containers" / "_networks").glob("*")]
+        mark = f"{netns.MARK}={self.node}".encode()
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if (process / "environ").read_bytes().startswith(mark):
+                    found.append(f"holder {process.name}")
+        return found
 
     def _leftovers(self, name: str) -> list[str]:
         found = [f"file {path}" for path in (self.node / "containers").rglob("*") if name in path.parts]
@@ -94,6 +148,8 @@ async def sandbox_harness() -> AsyncIterator[SandboxHarness]:
         yield harness
         for container in await harness.backend.list():
             await harness.backend.remove(container.name)
+        for name in await harness.backend.networks():
+            await harness.backend.remove_network(name)
         await harness.backend.close()
     finally:
         _erase(harness)

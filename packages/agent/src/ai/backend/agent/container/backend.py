@@ -6,15 +6,17 @@ Every adapter passes the same contract suite (`ai.backend.testkit.container_cont
   new one made at any moment, also after `kill -9`, and `list` must show the same containers.
 - `stop` and `remove` are idempotent and may be called without `create` or `start` having succeeded; for an unknown name they do
   nothing. After `remove` nothing is left: no process, cgroup, mount, network device or file of the backend's.
+- A network is made before its first container and removed after its last one; whoever calls sees to that. It outlives the agent as
+  containers do, and a container without a network costs nothing for it.
 - Nothing polls where it can be woken: `events` tells of exits as they happen.
 - Foreign exceptions are mapped here, once: `ContainerError` subclasses of `ai.backend.agent.container.errors` are all that leaves.
 """
 
 from collections.abc import AsyncIterator, Callable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from .model import Container, ContainerSpec, Image, Usage
+from .model import CommitSpec, Container, ContainerSpec, Image, Network, NetworkSpec, Usage
 
 
 class ContainerBackend(Protocol):
@@ -40,6 +42,25 @@ class ContainerBackend(Protocol):
     async def images(self) -> list[Image]:
         """The images that carry the `ai.backend.kernelspec` label."""
 
+    async def commit(
+        self, name: str, spec: CommitSpec, *, room: Callable[[int], None], tell: Callable[[int, int], None]
+    ) -> Image:
+        """Makes an image of a running container, which goes on meanwhile; at most it is paused while its own files are read.
+
+        `room` is called with how many bytes the result may take, before anything large is written; what it raises ends the call.
+        `tell(done_bytes, total_bytes)` is called as it goes on. The container's environment is not in the image. Cancelled or failed it
+        leaves nothing behind but unfinished files at `archive` and in `scratch`. Raises ContainerNotFound, ImageNotFound (its own image
+        is gone), NoSpace, BackendUnavailable or ContainerFailed.
+        """
+
+    async def remove_image(self, name: str, digest: str) -> None:
+        """Removes an image that `commit` kept. Idempotent; another image that has the name by now is left alone."""
+
+    async def unpack_home(self, image: str, folder: Path) -> None:
+        """Copies what the image has in its home folder into `folder`, with whoever owns it there. Nothing to do when it has none.
+
+        Raises ImageNotFound, NoSpace, BackendUnavailable or ContainerFailed."""
+
     async def create(self, spec: ContainerSpec) -> str:
         """Creates the container, not yet started, and returns its id.
 
@@ -54,6 +75,19 @@ class ContainerBackend(Protocol):
 
     async def remove(self, name: str) -> None:
         """Kills what still runs and erases the container."""
+
+    async def ensure_network(self, spec: NetworkSpec) -> Network:
+        """The network of that name, made if there is none that works. One with other hosts is replaced.
+
+        Its containers reach each other by their host names, and nothing else. Raises AddressesExhausted, BackendUnavailable, NoSpace
+        or ContainerFailed.
+        """
+
+    async def remove_network(self, name: str) -> None:
+        """Takes the network away, and whatever is still attached to it loses it. Idempotent; nothing to do for an unknown name."""
+
+    async def networks(self) -> list[str]:
+        """The names of all networks that this backend instance owns, also of those that are broken or half made."""
 
     async def inspect(self, name: str) -> Container | None:
         """The container, or None when there is none of that name."""

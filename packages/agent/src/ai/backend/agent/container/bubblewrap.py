@@ -189,6 +189,8 @@ def options(spec: ContainerSpec, root: list[str], *, hosts_fd: int, seccomp_fd: 
     `image_root`."""
     memory, shm = str(max(spec.limits.memory_bytes, 1)), str(max(spec.limits.shm_bytes, 1))
     args = ["--unshare-all", "--unshare-user", "--disable-userns", "--new-session", "--die-with-parent"]
+    if spec.network is not None:
+        args += ["--share-net"]  # it is started inside of its network
     args += [
         "--uid",
         str(INNER_ID),
@@ -216,6 +218,9 @@ def options(spec: ContainerSpec, root: list[str], *, hosts_fd: int, seccomp_fd: 
     return [*args, "--remount-ro", "/", "--chdir", str(spec.workdir)]
 
 
-def hosts(hostname: str) -> str:
-    """The container's /etc/hosts: its network is loopback only."""
-    return f"127.0.0.1 localhost {hostname}\n::1 localhost ip6-localhost\n"
+def hosts(spec: ContainerSpec) -> str:
+    """The container's /etc/hosts: itself on loopback, or all members of its network."""
+    if spec.network is None:
+        return f"127.0.0.1 localhost {spec.hostname}\n::1 localhost ip6-localhost\n"
+    members = "".join(f"{address} {host}\n" for host, address in spec.network.addresses)
+    return f"127.0.0.1 localhost\n::1 localhost ip6-localhost\n{members}"

@@ -31,7 +31,10 @@ from aiodocker import Docker
 from aiodocker.containers import DockerContainer
 from aiodocker.exceptions import DockerError
 
+from . import docker_commit
+from . import network as networking
 from .docker_cgroup import DockerCgroup
+from .docker_network import OWNER_LABEL, DockerNetworks
 from .errors import (
     BackendUnavailable,
     ContainerError,
@@ -42,6 +45,7 @@ from .errors import (
     NoSpace,
 )
 from .model import (
+    CommitSpec,
     Container,
     ContainerSpec,
     ContainerStatus,
@@ -49,12 +53,13 @@ from .model import (
     ExitInfo,
     Image,
     Mount,
+    Network,
+    NetworkSpec,
     Usage,
     architecture_of,
 )
 
 DEFAULT_URL = "unix:///var/run/docker.sock"
-OWNER_LABEL = "ai.backend.docker.owner"
 KEYS_LABEL = "ai.backend.docker.label-keys"
 """JSON list of the spec's own label keys: the engine mixes the image's labels into the container's."""
 KERNELSPEC_LABEL = "ai.backend.kernelspec"
@@ -90,20 +95,28 @@ class DockerBackend:
     adopts = True
 
     def __init__(
-        self, url: str | None, owner: str, *, network: str = "none", state_dir: Path | None = None
+        self,
+        url: str | None,
+        owner: str,
+        *,
+        network: str = "none",
+        state_dir: Path | None = None,
+        network_range: str = networking.DEFAULT_RANGE,
     ) -> None:
         """`owner` is the id of the agent instance; only its containers are seen and touched.
 
         `url`: "unix:///path" or "tcp://host:port"; None means $DOCKER_HOST, else the default socket.
-        `network`: the engine's network for every container: "none" (only `lo`), "bridge", or a name.
+        `network`: the engine's network for every container that has none of its own: "none" (only `lo`), "bridge", or a name.
         `state_dir`: a folder for one tiny file that containers see as /etc/hosts; without it network "none"
         starts more slowly.
+        `network_range`: where the subnets of sessions' networks are taken from, in CIDR notation.
         """
         if not _OWNER.fullmatch(owner):
             raise ValueError(f"owner {owner!r} must match {_OWNER.pattern}")
         self.url = url or os.environ.get("DOCKER_HOST") or DEFAULT_URL
         self._owner = owner
         self._network = network
+        self._networks = DockerNetworks(owner, networking.parse_range(network_range))
         self._hosts = state_dir / "hosts" if state_dir is not None and network == "none" else None
         self._docker: Docker | None = None
         self._api = MIN_API
@@ -133,6 +146,7 @@ class DockerBackend:
             )
             version = await self._docker.version()
             info = await self._docker.system.info()
+            await docker_commit.sweep(self._docker, self._owner)
         self._api = _api_version(version["ApiVersion"])
         if self._api < MIN_API:
             raise BackendUnavailable(
@@ -269,6 +283,23 @@ class DockerBackend:
         with self._mapped("load the image"):
             await self._engine.images.import_image(archive)
 
+    async def commit(
+        self, name: str, spec: CommitSpec, *, room: Callable[[int], None], tell: Callable[[int, int], None]
+    ) -> Image:
+        reference = self._reference(name)
+        with self._mapped("make an image of the container", name=name, image=spec.name):
+            return await docker_commit.commit(
+                self._engine, self._stream, self._owner, reference, spec, room=room, tell=tell
+            )
+
+    async def remove_image(self, name: str, digest: str) -> None:
+        with self._mapped("remove the image", image=name):
+            await docker_commit.remove_image(self._engine, name, digest)
+
+    async def unpack_home(self, image: str, folder: Path) -> None:
+        with self._mapped("read the image's home folder", image=image):
+            await docker_commit.unpack_home(self._engine, self._stream, self._owner, image, folder)
+
     async def create(self, spec: ContainerSpec) -> str:
         reference = self._reference(spec.name)
         with self._mapped("create the container", name=spec.name, image=spec.image):
@@ -277,11 +308,11 @@ class DockerBackend:
     def _configuration(self, spec: ContainerSpec) -> dict[str, Any]:
         limits = spec.limits
         mounts = spec.mounts
-        hosts = self._hosts
+        hosts = self._hosts if spec.network is None else None
         if hosts is not None:
             mounts = (Mount(source=hosts, target=PurePosixPath("/etc/hosts")), *mounts)
         own = {OWNER_LABEL: self._owner, KEYS_LABEL: json.dumps([key for key, _ in spec.labels])}
-        return {
+        configuration: dict[str, Any] = {
             "Image": spec.image,
             "Entrypoint": [],
             "Cmd": list(spec.command),
@@ -312,6 +343,8 @@ class DockerBackend:
                 "AutoRemove": False,
             },
         }
+        self._networks.attach(spec, configuration)
+        return configuration
 
     def _mount(self, mount: Mount) -> dict[str, Any]:
         options: dict[str, Any] = {"Propagation": "rprivate"}
@@ -353,6 +386,18 @@ class DockerBackend:
                     await container.delete(force=True, v=True)
                 else:
                     raise
+
+    async def ensure_network(self, spec: NetworkSpec) -> Network:
+        with self._mapped("make a network"):
+            return await self._networks.ensure(self._engine, spec)
+
+    async def remove_network(self, name: str) -> None:
+        with self._mapped("remove a network"):
+            await self._networks.remove(self._engine, name)
+
+    async def networks(self) -> list[str]:
+        with self._mapped("list networks"):
+            return await self._networks.names(self._engine)
 
     async def inspect(self, name: str) -> Container | None:
         try:

@@ -37,6 +37,13 @@ class ImageNotFound(ContainerError):
     code = "image.not-on-node"
 
 
+class AddressesExhausted(ContainerError):
+    """No part of the range for sessions' networks is free."""
+
+    kind = Kind.EXHAUSTED
+    code = "node.no-addresses"
+
+
 class NoSpace(ContainerError):
     """The node's disk is full."""
 

@@ -47,6 +47,25 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkSpec:
+    """A private network that containers of this node may join: from it nothing leads to the node, to the outside or to another
+    network. `name` is unique on the node; `hosts` are the host names of all that will join. A network across nodes will be told by
+    fields to come, which say where the others are."""
+
+    name: str
+    hosts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """A network that exists. `addresses`: host name and IPv4 address of each member, in the spec's order."""
+
+    name: str
+    subnet: str
+    addresses: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerSpec:
     """All that is needed to create one container.
 
@@ -71,6 +90,8 @@ class ContainerSpec:
     workdir: PurePosixPath = PurePosixPath("/home/work")
     cpuset: tuple[int, ...] = ()
     """Cores the container may run on; empty means all."""
+    network: Network | None = None
+    """The network that it joins, as `ensure_network` gave it, under its `hostname`; None is loopback alone."""
 
 
 class ExitCause(enum.StrEnum):
@@ -130,3 +151,21 @@ class Usage:
     cpu_used_us: int | None
     """CPU time used so far, microseconds."""
     pids: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitSpec:
+    """An image that is made of a running container: its root as it is now, and on top of it `home` as one more layer."""
+
+    name: str
+    """Of the image: canonical."""
+    labels: tuple[tuple[str, str], ...]
+    """Of the image, on top of those of the container's own."""
+    home: Path
+    """An uncompressed tar with paths from the root on."""
+    left_out: tuple[PurePosixPath, ...]
+    """Folders and files of the root whose content stays out: what is mounted there is not the container's."""
+    archive: Path | None
+    """Where it is written, as a gzipped archive of the form of `docker save`; None: the backend keeps it and lists it among its images."""
+    scratch: Path
+    """A folder for what is needed meanwhile. Whoever calls erases it."""

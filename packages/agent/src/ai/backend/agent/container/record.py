@@ -40,6 +40,9 @@ class Kept:
     gid: int
     limits: Limits
     cpuset: tuple[int, ...]
+    network: str = ""
+    """The name of the network that it enters as `host`; "" for none."""
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,8 @@ class Record:
             gid=spec.gid,
             limits=spec.limits,
             cpuset=spec.cpuset,
+            network="" if spec.network is None else spec.network.name,
+            host=spec.hostname,
         )
         content = {
             "spec.json": json.dumps(asdict(kept)).encode(),

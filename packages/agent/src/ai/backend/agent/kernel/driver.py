@@ -22,24 +22,26 @@ from ai.backend.kernel.protocol import ONCE
 from ..config import AgentConfig
 from ..container.backend import CONFIG_DIR, KERNEL_DIR, WORK_DIR, ContainerBackend
 from ..container.errors import BackendUnavailable, ImageNotFound
-from ..container.model import Container, ContainerSpec, ContainerStatus, ExitCause, Limits, Mount
+from ..container.model import Container, ContainerSpec, ContainerStatus, ExitCause, Limits, Mount, Network
 from ..runner.client import KILLED, Runner
 from ..runner.link import OnMessage, RunnerLink
 from ..runner.stream import Streams
 from ..runner.volume import RUNNER_COMMAND
 from .journal import Entry, Journal
 from .machine import Effect, Event, State, handle
+from .network import SessionNetworks, has_network
 from .scratch import Scratch, environment_of
 
 log = get_logger(__name__)
 
 T = TypeVar("T")
 
-LABEL_KERNEL, LABEL_SESSION, LABEL_INCARNATION, LABEL_UID = (
+LABEL_KERNEL, LABEL_SESSION, LABEL_INCARNATION, LABEL_UID, LABEL_HOSTS = (
     "ai.backend.kernel-id",
     "ai.backend.session-id",
     "ai.backend.incarnation",
     "ai.backend.uid",
+    "ai.backend.local-hosts",
 )
 LOG_BYTES_KEPT = 1 << 20
 LOG_BYTES_SHOWN = 2000
@@ -74,6 +76,7 @@ class Surroundings:
     backend: ContainerBackend
     journal: Journal
     scratch_root: "ScratchRoot"
+    networks: SessionNetworks
     runner_volume: Mount
     link: LinkFactory
     spawn: Callable[[object], asyncio.Task[None]]
@@ -115,6 +118,9 @@ class Driver:
         """The agent shuts down: what runs is left running."""
         self.unsure = False
         """The container may have changed, but the engine did not answer when it was asked: the next heartbeat asks again."""
+        self.companions: set[asyncio.Task[Any]] = set()
+        """What others do with it while it runs: cancelled as soon as it does not."""
+        self._without_container = False
         self._oom_seen = 0
         self._effect: asyncio.Task[None] | None = None
 
@@ -132,6 +138,11 @@ class Driver:
     @property
     def scratch(self) -> Scratch:
         return self._around.scratch_root(self.id)
+
+    @property
+    def uses_network(self) -> bool:
+        """Until its container is gone for good."""
+        return not (self._without_container or self.state is State.TERMINATED)
 
     def report(self) -> KernelReport:
         return KernelReport(
@@ -188,6 +199,9 @@ class Driver:
             return
         told = _REPORTED[self.state]
         self.state = step.state
+        if self.state is not State.RUNNING:
+            for companion in self.companions:
+                companion.cancel()
         before, self._effect = self._effect, None
         if before is not None:
             before.cancel()
@@ -261,11 +275,17 @@ class Driver:
     async def _prepare(self) -> None:
         try:
             self._at("scratch")
+            if self.desired.home_from_image:
+                await self._fill_home()
             self.scratch.make(self.desired, self.uid)  # a handful of small files: a thread would cost more
             self._at("socket")
             self.connect()
+            network = None
+            if has_network(self.desired):
+                self._at("network")
+                network = await _whole(self._around.networks.join(self.desired))
             self._at("create")
-            self.container_id = await _whole(self._around.backend.create(self._spec()))
+            self.container_id = await _whole(self._around.backend.create(self._spec(network)))
             self._at("start")
             await _whole(self._around.backend.start(self.name))
         except ImageNotFound as exc:
@@ -276,6 +296,14 @@ class Driver:
             return
         self._effect = None
         self.happened(Event.PREPARED)
+
+    async def _fill_home(self) -> None:
+        """Before the folder is there: whole or not at all, also when this agent dies meanwhile."""
+        if self.scratch.work.exists():
+            return  # it was filled, or belongs to an older incarnation
+        fresh = await asyncio.to_thread(self.scratch.make_fresh)
+        await _whole(self._around.backend.unpack_home(self.desired.image, fresh))
+        await asyncio.to_thread(self.scratch.take_fresh, self.uid)
 
     def _at(self, step: str) -> None:
         self.step = step
@@ -298,9 +326,10 @@ class Driver:
             streams_of=lambda send: Streams(self.scratch.run, self.uid, send),
         )
 
-    def _spec(self) -> ContainerSpec:
+    def _spec(self, network: Network | None) -> ContainerSpec:
         slots = ResourceSlots(self.desired.slots)
         scratch = self.scratch
+        hosts = () if network is None else ((LABEL_HOSTS, ",".join(self.desired.local_hosts)),)
         return ContainerSpec(
             name=self.name,
             image=self.desired.image,
@@ -311,6 +340,7 @@ class Driver:
                 (LABEL_SESSION, str(self.desired.session_id)),
                 (LABEL_INCARNATION, str(self.desired.incarnation)),
                 (LABEL_UID, str(self.uid)),
+                *hosts,
             ),
             mounts=(
                 self._around.runner_volume,
@@ -328,6 +358,7 @@ class Driver:
             gid=self.uid,
             hostname=self.desired.hostname,
             workdir=WORK_DIR,
+            network=network,
         )
 
     async def _wait_ready(self) -> None:
@@ -425,6 +456,9 @@ class Driver:
             logs = await backend.logs(self.name, max_bytes=LOG_BYTES_KEPT)
             await asyncio.to_thread(self._around.journal.write_logs, self.id, logs)
         await backend.remove(self.name)
+        self._without_container = True
+        if has_network(self.desired):
+            await self._around.networks.leave(self.desired)
 
     async def _until_done(self, act: Callable[[], Awaitable[None]]) -> None:
         while True:

@@ -3,14 +3,16 @@
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
 from ai.backend.common.quantity import CPU, MILLI, ResourceSlots
-from ai.backend.common.wire.rpc import DesiredKernel
+from ai.backend.common.wire.rpc import ClusterKey, DesiredKernel
 
+from ..commit.home import own
 from ..container.errors import ContainerFailed, NoSpace
 from .file import HomeFolder
 
@@ -37,7 +39,7 @@ class Scratch:
 
     def make(self, desired: DesiredKernel, uid: int) -> None:
         """Makes all folders and files; again over an older incarnation's, whose home stays. Raises NoSpace or ContainerFailed."""
-        try:
+        with _mapped():
             for folder, mode in (
                 (self.root, 0o711),
                 (self.work, 0o700),
@@ -50,6 +52,8 @@ class Scratch:
                 os.chown(self.work, uid, uid)
             _write(self.config / "environ.txt", environ_of(desired))
             _write(self.config / "resource.txt", resources_of(desired))
+            if desired.cluster_key is not None:
+                self._write_key(desired.cluster_key, uid)
             bootstrap = self.work / ".bootstrap.sh"
             if desired.bootstrap_script and not bootstrap.exists():
                 bootstrap.write_text(desired.bootstrap_script)
@@ -58,16 +62,54 @@ class Scratch:
                     os.chown(bootstrap, uid, uid)
             if desired.dotfiles:
                 HomeFolder(self.work, uid).write_dotfiles(desired.dotfiles)
-        except OSError as exc:
-            kind = NoSpace if exc.errno in (28, 122) else ContainerFailed
-            raise kind(
-                f"the kernel's folders can't be made: {exc.strerror}", hint="Look at the node's disk."
-            ) from exc
+
+    @property
+    def _fresh(self) -> Path:
+        return self.root / "fresh"
+
+    def make_fresh(self) -> Path:
+        """An empty folder in which a home folder is put together. Raises NoSpace or ContainerFailed."""
+        with _mapped():
+            shutil.rmtree(self._fresh, ignore_errors=True)
+            self._fresh.mkdir(parents=True)
+            self._fresh.chmod(0o700)  # what is in it has its old owners still
+            self.root.chmod(0o711)
+        return self._fresh
+
+    def take_fresh(self, uid: int) -> None:
+        """Makes it the home folder, its user's. Raises NoSpace or ContainerFailed."""
+        with _mapped():
+            own(self._fresh, uid)
+            self._fresh.rename(self.work)
+
+    def _write_key(self, key: ClusterKey, uid: int) -> None:
+        """The private one is for the kernel's user alone: SSH programs refuse one that others may read."""
+        folder = self.config / "ssh"
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o755)
+        _write(folder / "id_cluster.pub", key.public + "\n")
+        private = folder / "id_cluster"
+        private.unlink(missing_ok=True)
+        with os.fdopen(os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(key.private)
+        if os.getuid() == 0:
+            os.chown(private, uid, uid)
 
     def erase(self) -> None:
         """Idempotent; a file that user code made undeletable for others is no obstacle for the owner."""
         if self.root.exists():
             shutil.rmtree(self.root, ignore_errors=True)
+
+
+@contextmanager
+def _mapped() -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        kind = NoSpace if exc.errno in (28, 122) else ContainerFailed
+        raise kind(
+            f"the kernel's folders can't be made: {exc.strerror}", hint="Look at the node's disk."
+        ) from exc
 
 
 def environment_of(desired: DesiredKernel) -> dict[str, str]:

@@ -7,9 +7,9 @@ from pathlib import Path
 from ai.backend.common.quantity import MILLI
 
 
-def node_capacity(*, reserved_memory_bytes: int) -> dict[str, int]:
-    """Slots: `cpu` in milli-units for the cores that this process may use, `mem` in bytes, less what is reserved."""
-    cores = len(os.sched_getaffinity(0))
+def node_capacity(*, reserved_memory_bytes: int, cores: int = 0) -> dict[str, int]:
+    """Slots: `cpu` in milli-units for `cores`, or for those that this process may use, `mem` in bytes, less what is reserved."""
+    cores = cores or len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {"cpu": cores * MILLI, "mem": max(memory - reserved_memory_bytes, memory // 2)}
 

@@ -50,6 +50,9 @@ _BY_CODE: dict[str, Published] = {
     ),
     "dotfile.exists": Published(400, "generic-bad-request", "Dotfile already exists."),
     "dotfile.refused": Published(400, "generic-bad-request", "Dotfile creation has failed."),
+    "coordinator.none": Published(
+        503, "service-unavailable", "No coordinator configured for this resource group"
+    ),
     "service.not-implemented": Published(503, "not-implemented", "This API is not implemented."),
     "agent.none-available": Published(503, "instance-not-available", "There is no available instance."),
     "agent.unreachable": Published(503, "instance-not-available", "There is no available instance."),

@@ -14,6 +14,7 @@ from typing import Literal
 from uuid import UUID
 
 import msgspec
+from msgspec import structs
 
 PROTOCOL_VERSION = 1
 """Diary. 1 (2026-11-24): first."""
@@ -23,12 +24,31 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
     """Root of all bus messages."""
 
 
+class Call(Message, frozen=True, kw_only=True):
+    """Root of what the manager asks of an agent."""
+
+    request_id: str = ""
+    """Of the request that caused it, for the agent's log; empty when unknown. Adapters of the bus set it (`encode_call`)."""
+
+
 class Dotfile(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     """Relative to the home folder."""
     permission: str
     """Three octal digits."""
     content: str
+
+
+class ClusterKey(msgspec.Struct, frozen=True, kw_only=True):
+    """The SSH key with which the containers of one session know each other."""
+
+    private: str
+    """In OpenSSH's format."""
+    public: str
+    """One line."""
+
+    def __repr__(self) -> str:
+        return "ClusterKey(...)"
 
 
 class DesiredKernel(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +72,10 @@ class DesiredKernel(msgspec.Struct, frozen=True, kw_only=True):
     cluster_idx: int = 1
     cluster_hosts: tuple[str, ...] = ("main1",)
     """The names of all kernels of the session, the main one first."""
+    local_hosts: tuple[str, ...] = ()
+    """Those of them that are on the same agent, this one included, in that order: these reach each other by their names."""
+    cluster_key: ClusterKey | None = None
+    """Of a session of several kernels; not sent any more once it runs."""
     runtime_type: str = "python"
     runtime_path: str = ""
     session_name: str = ""
@@ -61,6 +85,8 @@ class DesiredKernel(msgspec.Struct, frozen=True, kw_only=True):
     """Run once when the kernel is ready; its end ends the kernel, with its exit code and the reason task-finished."""
     dotfiles: list[Dotfile] = []
     """Written into the home folder before the first start; not sent any more once it runs."""
+    home_from_image: bool = False
+    """Its home folder begins with what the image has there: the image was made of a session."""
     stop_reason: str = ""
     """With target "stop": why, in the published words (user-requested, ...)."""
     forced: bool = False
@@ -127,7 +153,7 @@ class AgentReport(Message, frozen=True, tag="agent-report"):
     """Sent once at a clean shutdown."""
 
 
-class Sync(Message, frozen=True, tag="sync"):
+class Sync(Call, frozen=True, tag="sync"):
     generation: int
     kernels: list[DesiredKernel]
 
@@ -138,7 +164,7 @@ class SyncReply(Message, frozen=True, tag="sync-reply"):
     """The newest generation the agent holds."""
 
 
-class Execute(Message, frozen=True, tag="execute"):
+class Execute(Call, frozen=True, tag="execute"):
     """One step of a run. `mode`: query, batch (start); continue, input (go on). Returns at the end of the run, when input is needed, at
     the end of a batch step, or after `flush_s` seconds (sooner when much output waits)."""
 
@@ -164,13 +190,13 @@ class ExecuteReply(Message, frozen=True, tag="execute-reply"):
     """In order: ("stdout"|"stderr"|"html"|"log", text) or ("media", (mime, data)); neighbours of one kind are merged."""
 
 
-class Interrupt(Message, frozen=True, tag="interrupt"):
+class Interrupt(Call, frozen=True, tag="interrupt"):
     kernel_id: UUID
     run_id: str = ""
     """Only if this run is the current one; "" means whatever runs."""
 
 
-class Complete(Message, frozen=True, tag="complete"):
+class Complete(Call, frozen=True, tag="complete"):
     kernel_id: UUID
     code: str
     row: int = 0
@@ -189,14 +215,14 @@ class UploadFile(msgspec.Struct, frozen=True, kw_only=True):
     content: bytes
 
 
-class Upload(Message, frozen=True, tag="upload"):
+class Upload(Call, frozen=True, tag="upload"):
     """All or nothing is not promised; each file is written whole (temporary file, then rename)."""
 
     kernel_id: UUID
     files: list[UploadFile]
 
 
-class Download(Message, frozen=True, tag="download"):
+class Download(Call, frozen=True, tag="download"):
     kernel_id: UUID
     paths: list[str]
     bytes_max: int
@@ -207,7 +233,7 @@ class DownloadReply(Message, frozen=True, tag="download-reply"):
     """One uncompressed tar for each path, in order."""
 
 
-class ReadFile(Message, frozen=True, tag="read-file"):
+class ReadFile(Call, frozen=True, tag="read-file"):
     kernel_id: UUID
     path: str
     bytes_max: int
@@ -217,7 +243,7 @@ class ReadFileReply(Message, frozen=True, tag="read-file-reply"):
     content: bytes
 
 
-class ListFiles(Message, frozen=True, tag="list-files"):
+class ListFiles(Call, frozen=True, tag="list-files"):
     kernel_id: UUID
     path: str
 
@@ -237,7 +263,7 @@ class ListFilesReply(Message, frozen=True, tag="list-files-reply"):
     files: list[FileEntry]
 
 
-class GetLogs(Message, frozen=True, tag="get-logs"):
+class GetLogs(Call, frozen=True, tag="get-logs"):
     """Works while the agent still has the kernel's record, also after its end."""
 
     kernel_id: UUID
@@ -248,19 +274,34 @@ class GetLogsReply(Message, frozen=True, tag="get-logs-reply"):
     text: str
 
 
-class Connect(Message, frozen=True, tag="connect"):
+class Connect(Call, frozen=True, tag="connect"):
     """Opens a stream: a TCP connection to a port of the container's own loopback."""
 
     kernel_id: UUID
     port: int
 
 
-class OpenTerminal(Message, frozen=True, tag="open-terminal"):
+class OpenTerminal(Call, frozen=True, tag="open-terminal"):
     """Opens a stream: a shell on a new pseudo terminal. Towards it go frames (`wire.terminal`), from it what it prints."""
 
     kernel_id: UUID
     rows: int
     columns: int
+
+
+class Commit(Call, frozen=True, tag="commit"):
+    """Opens a stream: makes an image of a running kernel, and tells how far it is (`wire.commit`). Closing the stream breaks it off."""
+
+    kernel_id: UUID
+    image: str
+    """Its name: canonical."""
+    labels: dict[str, str] = {}
+    """On top of those of the kernel's image."""
+    left_out: list[str] = []
+    """What of the home folder stays out, relative to it."""
+    folder: str = ""
+    filename: str = ""
+    """Where the archive is written, below the agent's folder of such; both empty: it is kept as an image of the agent's."""
 
 
 class Done(Message, frozen=True, tag="done"):
@@ -288,7 +329,7 @@ Reply = (
     | Done
     | Failure
 )
-StreamRequest = Connect | OpenTerminal
+StreamRequest = Connect | OpenTerminal | Commit
 """What a stream can be opened for."""
 
 _encoder = msgspec.msgpack.Encoder()
@@ -300,6 +341,11 @@ _reports = msgspec.msgpack.Decoder(AgentReport)
 
 def encode(message: Message) -> bytes:
     return _encoder.encode(message)
+
+
+def encode_call(call: Call, request_id: str) -> bytes:
+    """The call as made for that request."""
+    return _encoder.encode(structs.replace(call, request_id=request_id) if request_id else call)
 
 
 def decode_request(data: bytes) -> Request:

@@ -1,6 +1,7 @@
 """Domains, groups (projects), users, keypairs and policies, in their published form."""
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import strawberry
@@ -25,7 +26,11 @@ class Domain:
 
     @strawberry.field
     async def scaling_groups(self, info: Info) -> list[str | None] | None:
-        return [*await info.context.manager.directory.resource_group_names(domain_name=self.name)]
+        return [
+            *await info.context.manager.directory.resource_group_names(
+                info.context.principal, domain_name=self.name
+            )
+        ]
 
 
 def domain_of(one: model.Domain) -> Domain:
@@ -60,7 +65,21 @@ class Group:
 
     @strawberry.field
     async def scaling_groups(self, info: Info) -> list[str | None] | None:
-        return [*await info.context.manager.directory.resource_group_names(project_id=self.id)]
+        return [
+            *await info.context.manager.directory.resource_group_names(
+                info.context.principal, project_id=self.id
+            )
+        ]
+
+    @strawberry.field
+    async def admins(self, info: Info) -> list[UUID | None] | None:
+        """Users who administer it; null to whom its members are not told. This system's own."""
+        assert self.id is not None, "every project has one"
+        assert self.domain_name is not None, "every project has one"
+        found = await info.context.manager.directory.administrators(
+            info.context.principal, self.domain_name, self.id
+        )
+        return None if found is None else [*found]
 
 
 def group_of(one: model.Project) -> Group:
@@ -115,36 +134,43 @@ class User:
     @strawberry.field
     async def groups(self, info: Info) -> list[UserGroup | None] | None:
         assert self.uuid is not None, "every user has one"
-        found = await info.context.manager.directory.projects_of([self.uuid])
+        found = await info.context.manager.directory.projects_of(info.context.principal, [self.uuid])
         return [UserGroup(id=project_id, name=name) for project_id, name in found[self.uuid]]
 
 
-def user_of(one: model.Account) -> User:
+def user_of(one: model.Account | model.Member) -> User:
+    """Of a member only who it is: the rest is null."""
     return User(
         id=strawberry.ID(str(one.id)),
         uuid=one.id,
         username=one.username,
         email=one.email,
-        need_password_change=one.need_password_change,
         full_name=one.full_name,
-        description=one.description,
         is_active=one.status == "active",
         status=one.status,
-        status_info=one.status_info,
         created_at=one.created_at,
-        modified_at=one.modified_at,
         domain_name=one.domain_name,
-        role=one.role,
-        resource_policy=one.policy_name,
-        allowed_client_ip=[*one.allowed_client_ip] if one.allowed_client_ip else None,
-        totp_activated=one.totp_activated_at is not None,
-        totp_activated_at=one.totp_activated_at,
-        sudo_session_enabled=one.sudo_session_enabled,
-        main_access_key=one.main_access_key,
-        container_uid=one.container_uid,
-        container_main_gid=one.container_main_gid,
-        container_gids=[*one.container_gids] if one.container_gids else None,
+        **_of_account(one if isinstance(one, model.Account) else None),
     )
+
+
+def _of_account(one: model.Account | None) -> dict[str, Any]:
+    return {
+        "need_password_change": one and one.need_password_change,
+        "description": one and one.description,
+        "status_info": one and one.status_info,
+        "modified_at": one and one.modified_at,
+        "role": one and one.role,
+        "resource_policy": one and one.policy_name,
+        "allowed_client_ip": one and ([*one.allowed_client_ip] if one.allowed_client_ip else None),
+        "totp_activated": one and one.totp_activated_at is not None,
+        "totp_activated_at": one and one.totp_activated_at,
+        "sudo_session_enabled": one and one.sudo_session_enabled,
+        "main_access_key": one and one.main_access_key,
+        "container_uid": one and one.container_uid,
+        "container_main_gid": one and one.container_main_gid,
+        "container_gids": one and ([*one.container_gids] if one.container_gids else None),
+    }
 
 
 @strawberry.type
@@ -182,7 +208,9 @@ class KeyPair:
 
     @strawberry.field
     async def projects(self, info: Info) -> list[str | None] | None:
-        found = await info.context.manager.directory.projects_of([self.keypair.user_id])
+        found = await info.context.manager.directory.projects_of(
+            info.context.principal, [self.keypair.user_id]
+        )
         return [name for _, name in found[self.keypair.user_id]]
 
     @strawberry.field

@@ -58,6 +58,10 @@ class ModifyGroupInput:
     total_resource_slots: JSON | None = strawberry.UNSET
     user_update_mode: str | None = strawberry.UNSET
     user_uuids: list[str | None] | None = strawberry.UNSET
+    as_admin: bool | None = strawberry.field(
+        default=strawberry.UNSET,
+        description="With `user_update_mode`: who administers the group, not who is in it. This system's own.",
+    )
     allowed_vfolder_hosts: JSON | None = strawberry.UNSET
     integration_id: str | None = strawberry.UNSET
     resource_policy: str | None = strawberry.UNSET

@@ -1,7 +1,8 @@
 """What a GraphQL request may cost, decided before anything is executed. Pure.
 
 Depth counts nested selections. Cost counts every field once for each item that its lists may bring: a list with a `limit` brings that many,
-another one brings LIST_ITEMS. A fragment is counted once and remembered, so that fragments of fragments can't make the counting itself
+another one brings LIST_ITEMS. What asks for the schema itself may be nested deeper: the query that every tool sends has types of types of
+types; how often it may come back to where it was, validation bounds. A fragment is counted once and remembered, so that fragments of fragments can't make the counting itself
 expensive.
 """
 
@@ -24,6 +25,7 @@ from graphql import (
 TEXT_CHARACTERS_MAX = 65_536
 TOKENS_MAX = 5_000
 DEPTH_MAX = 12
+INTROSPECTION_DEPTH_MORE = 6
 COST_MAX = 50_000
 ROOTS_MAX = 30
 PAGE_MAX = 100
@@ -47,6 +49,9 @@ NESTED_LISTS = frozenset(
         "scaling_groups",
     }
 )
+_INTROSPECTION = frozenset({"__schema", "__type"})
+_INTROSPECTION_LISTS = {"types": 50, "fields": 4, "inputFields": 4, "enumValues": 4}
+"""Fewer than there are, so that the whole schema may be asked for once in a query, and not ten times."""
 
 
 class QueryTooLarge(InvalidInput):
@@ -107,8 +112,9 @@ class _Counter:
         for node in selections.selections:
             match node:
                 case FieldNode():
-                    inner, below = self.cost(node.selection_set, depth + 1)
-                    cost, below = 1 + self._items(node) * inner, below + 1
+                    more = self._more_depth(node, depth)
+                    inner, below = self.cost(node.selection_set, depth + 1 - more)
+                    cost, below = 1 + self._items(node) * inner, max(below + 1 - more, 1)
                 case InlineFragmentNode():
                     cost, below = self.cost(node.selection_set, depth)
                 case FragmentSpreadNode():
@@ -133,6 +139,11 @@ class _Counter:
         self._open.discard(name)
         return found
 
+    @staticmethod
+    def _more_depth(node: FieldNode, depth: int) -> int:
+        """Only at the root: elsewhere there is no such field, and nesting it would undo the bound."""
+        return INTROSPECTION_DEPTH_MORE if depth == 1 and node.name.value in _INTROSPECTION else 0
+
     def _items(self, node: FieldNode) -> int:
         for argument in node.arguments or ():
             if argument.name.value == "limit":
@@ -144,4 +155,5 @@ class _Counter:
                     if isinstance(given, int):
                         return min(PAGE_MAX, max(1, given))
                 return PAGE_MAX
-        return LIST_ITEMS if node.name.value in NESTED_LISTS else 1
+        name = node.name.value
+        return _INTROSPECTION_LISTS.get(name) or (LIST_ITEMS if name in NESTED_LISTS else 1)

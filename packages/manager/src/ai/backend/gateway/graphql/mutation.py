@@ -390,7 +390,7 @@ class Mutations:
     ) -> c.CreateResourcePreset | None:
         async def work(directory: Directory) -> Extra:
             await directory.create_preset(info.context.principal, name, given(props))
-            found = await directory.presets(name)
+            found = await info.context.manager.resources.presets(name=name)
             return {"resource_preset": preset_of(found[0]) if found else None}
 
         return await attempt(info, c.CreateResourcePreset, "create_resource_preset", work)

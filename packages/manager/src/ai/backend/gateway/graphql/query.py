@@ -403,11 +403,11 @@ class Queries:
 
     @strawberry.field
     async def resource_presets(self, info: Info) -> list[ResourcePreset | None] | None:
-        return [preset_of(one) for one in await info.context.manager.directory.presets()]
+        return [preset_of(one) for one in await info.context.manager.resources.presets()]
 
     @strawberry.field
     async def resource_preset(self, info: Info, name: str) -> ResourcePreset | None:
-        one = one_or_none(await info.context.manager.directory.presets(name))
+        one = one_or_none(await info.context.manager.resources.presets(name=name))
         return preset_of(one) if one else None
 
     # Agents and images.

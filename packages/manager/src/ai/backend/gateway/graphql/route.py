@@ -26,6 +26,7 @@ from ..auth import principal_of
 from ..call import AnyRequest, form_of, gateway_of, reply
 from ..openapi import Operation
 from .context import Context
+from .executor import PlainFieldExecutor
 from .limit import TEXT_CHARACTERS_MAX, TOKENS_MAX, QueryTooLarge, check
 from .mutation import Mutations
 from .query import Queries
@@ -54,8 +55,9 @@ class LenientPositions(VariablesInAllowedPositionRule):
     """Published clients declare some variables as String whose arguments are UUID, and the other way: both are let pass, and resolvers
     take either."""
 
+    # Releases of graphql-core quote either way.
     _ALIKE = re.compile(
-        r'of type "(?:String|ID|UUID)!?" used in position expecting type "(?:String|ID|UUID)!?"'
+        r"of type (['\"])(?:String|ID|UUID)!?\1 used in position expecting type \1(?:String|ID|UUID)!?\1"
     )
 
     def report_error(self, error: GraphQLError) -> None:
@@ -131,6 +133,7 @@ async def answer(request: AnyRequest) -> tuple[dict[str, Any] | None, list[dict[
         variable_values=variables,
         operation_name=form.operation_name or None,
         middleware=None,
+        executor_class=PlainFieldExecutor,
     )
     outcome = result if isinstance(result, ExecutionResult) else await result
     return outcome.data, [_told(error) for error in outcome.errors or ()]

@@ -11,6 +11,7 @@ from ai.backend.common.quantity import ResourceSlots
 from ai.backend.manager.agents.model import Agent as AgentRow
 from ai.backend.manager.directory import model as directory
 from ai.backend.manager.image.model import Image as ImageRow
+from ai.backend.manager.resource.model import Preset
 from ai.backend.manager.session.catalogue import Entry
 from ai.backend.manager.session.model import Kernel, Session
 
@@ -139,7 +140,6 @@ class ComputeSession:
     starts_at: datetime | None
     startup_command: str | None
     result: str | None
-    commit_status: str | None
     scaling_group: str | None
     num_queries: Big | None
     session: strawberry.Private[Session]
@@ -155,6 +155,11 @@ class ComputeSession:
     @strawberry.field
     def status_history(self) -> JSON | None:
         return JSON(self.session.status_history)
+
+    @strawberry.field
+    def commit_status(self, info: Info) -> str | None:
+        """`ongoing` while an image is being made of it."""
+        return "ongoing" if info.context.manager.commits.is_ongoing(self.session.id) else "ready"
 
     @strawberry.field
     def resource_opts(self) -> JSON | None:
@@ -244,7 +249,6 @@ def session_of(entry: Entry) -> ComputeSession:
         starts_at=session.starts_at,
         startup_command=session.startup_command,
         result=session.result.upper(),
-        commit_status="ready",
         scaling_group=session.resource_group,
         num_queries=Big(session.num_queries),
         session=session,
@@ -447,11 +451,11 @@ class ResourcePreset:
     scaling_group_name: str | None
 
 
-def preset_of(one: directory.Preset) -> ResourcePreset:
+def preset_of(one: Preset) -> ResourcePreset:
     return ResourcePreset(
         id=one.id,
         name=one.name,
-        resource_slots=JSON(one.resource_slots.texts()),
+        resource_slots=JSON(one.slots.texts()),
         shared_memory=None if one.shared_memory_bytes is None else Big(one.shared_memory_bytes),
         scaling_group_name=one.resource_group or None,
     )

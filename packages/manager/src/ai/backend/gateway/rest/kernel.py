@@ -103,6 +103,21 @@ async def get_logs(request: AnyRequest, name: FromPath[str]) -> Response[bytes]:
     return reply(wire.LogsResult(result=wire.Logs(logs=await manager.sessions.logs(principal, name))))
 
 
+@get(
+    "/session/_/logs",
+    opt=_opt(
+        summary="What a batch session's command printed, as text",
+        description="While it runs, and after its end. HEAD says whether there is anything.",
+        form=wire.GetTaskLog,
+        media_type="text/plain",
+    ),
+)
+async def get_task_log(request: AnyRequest) -> Response[bytes]:
+    manager, principal, form = await begin(request, wire.GetTaskLog)
+    text = await manager.task_logs.read(principal, form.task_id)
+    return Response(text.encode("utf-8", "replace"), media_type="text/plain")
+
+
 class _Upload:
     """Collects the `src` parts of a multipart body as it comes. Remembers the first refusal and goes on reading, so that the client gets
     an answer instead of a broken connection."""
@@ -270,6 +285,7 @@ ROUTES: tuple[ControllerRouterHandler, ...] = (
     interrupt_session,
     complete_code,
     get_logs,
+    get_task_log,
     upload_files,
     download_files,
     download_files_by_body,

@@ -91,7 +91,8 @@ def kernel_use(kernel: KernelUse, now: datetime) -> dict[str, Any]:
         "image_id": kernel.image_name,
         "image_name": kernel.image_name,
         "created_at": kernel.created_at.isoformat(),
-        "terminated_at": kernel.terminated_at.isoformat() if kernel.terminated_at else None,
+        # A text in any case: published clients append it to one.
+        "terminated_at": kernel.terminated_at.isoformat() if kernel.terminated_at else "",
         "status": kernel.status,
         "status_info": kernel.reason,
         "status_changed": kernel.status_changed_at.isoformat(),
@@ -316,6 +317,25 @@ async def restart_agent(request: AnyRequest) -> Response[bytes]:
     return await _watcher(request, "restart")
 
 
+@post(
+    "/session/_/sync-agent-registry",
+    status_code=200,
+    opt=_opt(
+        summary="Have an agent sent anew what it should run",
+        description="It then reports what it runs, and what differs is set right; that goes on after the answer. Superadministrators only.",
+        form=wire.SyncAgent,
+        form_in="body",
+        reply=Nothing,
+        refusals=(404,),
+        while_frozen=True,
+    ),
+)
+async def sync_agent(request: AnyRequest) -> Response[bytes]:
+    form = await form_of(request, wire.SyncAgent)
+    await gateway_of(request).manager.agents.sync(principal_of(request), form.agent)
+    return reply(Nothing())
+
+
 class ImportImage(Form, frozen=True, kw_only=True):
     """Nothing is read: it is refused in any case."""
 
@@ -363,6 +383,7 @@ ROUTES: tuple[ControllerRouterHandler, ...] = (
     start_agent,
     stop_agent,
     restart_agent,
+    sync_agent,
     get_import_form,
     import_image,
 )

@@ -387,7 +387,7 @@ async def get_abusing_report(request: AnyRequest, name: FromPath[str]) -> Respon
 @get(
     "/session/{name:str}/commit",
     opt=_opt(
-        summary="Whether a session is being made into an image",
+        summary="Whether an image is being made of a session",
         form=wire.GetSession,
         reply=wire.CommitStatus,
         refusals=SESSION,
@@ -395,24 +395,51 @@ async def get_abusing_report(request: AnyRequest, name: FromPath[str]) -> Respon
 )
 async def get_commit_status(request: AnyRequest, name: FromPath[str]) -> Response[bytes]:
     manager, principal, _ = await begin(request, wire.GetSession)
-    session = await manager.sessions.commit_status(principal, name)
-    return reply(wire.CommitStatus(status="ready", kernel=str(session.main.id)))
+    session, ongoing = await manager.commits.status(principal, name)
+    return reply(
+        wire.CommitStatus(status="ongoing" if ongoing else "ready", kernel=str(session.main.id))
+    )
 
 
 @post(
     "/session/{name:str}/commit",
     opt=_opt(
-        summary="Make a session into an image",
-        description="Refused with `session.commit-unsupported` where no container backend can do it.",
-        form=wire.GetSession,
-        status=204,
-        refusals=(*SESSION, 409, 503),
+        summary="Write a running session as an archive",
+        description="The container's file system and the home folder, without mounted folders, keys and dotfiles, as an image in the "
+        "form of `docker save`, gzipped, into the folder of its node that the agent's `commit-dir` names. The task tells how far it "
+        "is (`/events/background-task`); it fails when the session ends meanwhile.",
+        form=wire.CommitSession,
+        reply=wire.CommitBegun,
+        status=201,
+        refusals=(*SESSION, 400, 409, 503),
     ),
 )
-async def commit_session(request: AnyRequest, name: FromPath[str]) -> Response[None]:
-    manager, principal, _ = await begin(request, wire.GetSession)
-    await manager.sessions.commit(principal, name)
-    return empty()
+async def commit_session(request: AnyRequest, name: FromPath[str]) -> Response[bytes]:
+    manager, principal, form = await begin(request, wire.CommitSession)
+    begun = await manager.commits.commit(principal, name, form.filename)
+    answer = wire.CommitBegun(
+        bgtask_id=str(begun.task_id), kernel=str(begun.kernel_id), path=begun.result
+    )
+    return reply(answer, 201)
+
+
+@post(
+    "/session/{name:str}/imagify",
+    opt=_opt(
+        summary="Make a running session into an image of your own",
+        description="As `commit`, but the node keeps it, and sessions of yours can be started from it, by its name alone or by `image`.",
+        form=wire.ImagifySession,
+        reply=wire.ImagifyBegun,
+        status=201,
+        refusals=(*SESSION, 400, 409, 412, 503),
+    ),
+)
+async def imagify_session(request: AnyRequest, name: FromPath[str]) -> Response[bytes]:
+    manager, principal, form = await begin(request, wire.ImagifySession)
+    begun = await manager.commits.imagify(
+        principal, name, form.image_name, form.image_visibility, form.image_owner_id
+    )
+    return reply(wire.ImagifyBegun(task_id=str(begun.task_id), image=begun.result), 201)
 
 
 ROUTES: tuple[ControllerRouterHandler, ...] = (
@@ -428,4 +455,5 @@ ROUTES: tuple[ControllerRouterHandler, ...] = (
     get_abusing_report,
     get_commit_status,
     commit_session,
+    imagify_session,
 )

@@ -224,14 +224,6 @@ async def get_registries(request: AnyRequest) -> Response[bytes]:
 
 
 @get(
-    "/config/vfolder-types",
-    opt=_opt(summary="Whom folders may belong to", tag="service", reply=list[str], anonymous=True),
-)
-async def get_vfolder_types() -> Response[bytes]:
-    return reply(["user", "group"])
-
-
-@get(
     "/config/resource-slots/details",
     opt=_opt(
         summary="How kinds of resource slots are shown to people",
@@ -271,6 +263,5 @@ ROUTES: tuple[ControllerRouterHandler, ...] = (
     set_setting,
     delete_setting,
     get_registries,
-    get_vfolder_types,
     get_slot_details,
 )

@@ -1,9 +1,9 @@
-"""The template calls, for session and cluster templates alike, and the creation of a session from a template."""
+"""The template calls, for session and cluster templates alike, and the creation of a session from one."""
 
 from typing import Any
 
 import msgspec
-import yaml  # type: ignore[import-untyped]
+import yaml
 from litestar import Response, delete, get, post, put
 from litestar.params import FromPath
 from litestar.types import ControllerRouterHandler
@@ -195,6 +195,38 @@ async def create_session_from_template(request: AnyRequest) -> Response[bytes]:
     return reply(created_reply(await manager.sessions.create(principal, draft)), 201)
 
 
+@post(
+    "/session/_/create-cluster",
+    opt=_opt(
+        summary="Create a session of several containers from a cluster template",
+        description="All containers of a session are alike here: nodes that differ in more than what the main one runs are refused.",
+        form=wire.CreateCluster,
+        form_in="body",
+        reply=session_wire.SessionCreated,
+        status=201,
+        refusals=(403, 404, 412, 500, 503),
+    ),
+)
+async def create_cluster(request: AnyRequest) -> Response[bytes]:
+    manager, principal, form = await begin(request, wire.CreateCluster)
+    over = Overlay(
+        name=form.name,
+        session_type=form.type or None,
+        domain_name=form.domain or None,
+        project=form.group or None,
+        resource_group=form.resource_group or None,
+        tag=form.tag or None,
+        rest={
+            "reuse": form.reuse_if_exists,
+            "enqueue_only": form.enqueue_only,
+            "max_wait_s": form.max_wait_seconds,
+            "owner_access_key": form.owner_access_key or None,
+        },
+    )
+    draft = await manager.templates.cluster_draft(principal, form.template_id, over)
+    return reply(created_reply(await manager.sessions.create(principal, draft)), 201)
+
+
 ROUTES: tuple[ControllerRouterHandler, ...] = (
     create_templates,
     list_templates,
@@ -202,4 +234,5 @@ ROUTES: tuple[ControllerRouterHandler, ...] = (
     put_template,
     delete_template,
     create_session_from_template,
+    create_cluster,
 )

@@ -3,7 +3,7 @@
 import enum
 from dataclasses import dataclass
 
-from ai.backend.common.ids import AccessKey, UserId
+from ai.backend.common.ids import AccessKey, ProjectId, UserId
 
 
 class Role(enum.StrEnum):
@@ -30,3 +30,5 @@ class Principal:
     policy_name: str = "default"
     allowed_client_ip: tuple[str, ...] = ()
     """Addresses and networks that the user's requests may come from; empty: any."""
+    administers: frozenset[ProjectId] = frozenset()
+    """Projects of its domain whose administrator it is, whatever its role is elsewhere."""

@@ -1,13 +1,14 @@
 """Who may do what: one table, one pure function. Part of every service call; nothing else decides about access.
 
-A role has, for each action, a reach: nothing, its own things, its domain's, or all. Not being allowed to see a thing and its not being
-there are told alike (NotFound): existence is never leaked.
+A role has, for each action, a reach: nothing, its own things, its domain's, or all. Administering a project adds to it, within that
+project. Not being allowed to see a thing and its not being there are told alike (NotFound): existence is never leaked.
 """
 
 import enum
 from uuid import UUID
 
 from ai.backend.common.errors import NotPrivileged
+from ai.backend.common.ids import ProjectId
 
 from .model import Principal, Role
 
@@ -16,7 +17,8 @@ class Action(enum.StrEnum):
     SESSION_CREATE = "session:create"
     SESSION_READ = "session:read"
     SESSION_USE = "session:use"
-    """Execute, files, logs, interrupt, rename."""
+    """Execute, files, logs, rename."""
+    SESSION_INTERRUPT = "session:interrupt"
     SESSION_END = "session:end"
     """Destroy and restart."""
     AGENT_READ = "agent:read"
@@ -27,6 +29,9 @@ class Action(enum.StrEnum):
     DOMAIN_WRITE = "domain:write"
     PROJECT_READ = "project:read"
     PROJECT_WRITE = "project:write"
+    """Make and close it, its name, its limits, who administers it."""
+    PROJECT_MANAGE = "project:manage"
+    """Its description and its members."""
     USER_READ = "user:read"
     USER_WRITE = "user:write"
     KEYPAIR_READ = "keypair:read"
@@ -51,6 +56,8 @@ class Action(enum.StrEnum):
     IMAGE_RESCAN = "image:rescan"
     TEMPLATE_READ = "template:read"
     TEMPLATE_WRITE = "template:write"
+    CONSOLE_USE = "console:use"
+    """Look at the page for writing GraphQL; what its queries may do is decided for each of them."""
 
 
 class Reach(enum.IntEnum):
@@ -66,6 +73,7 @@ _TABLE: dict[Role, dict[Action, Reach]] = {
         Action.SESSION_CREATE: Reach.DOMAIN,
         Action.SESSION_READ: Reach.DOMAIN,
         Action.SESSION_USE: Reach.DOMAIN,
+        Action.SESSION_INTERRUPT: Reach.DOMAIN,
         Action.SESSION_END: Reach.DOMAIN,
         Action.AGENT_READ: Reach.NOTHING,
         Action.IMAGE_READ: Reach.ALL,
@@ -75,6 +83,7 @@ _TABLE: dict[Role, dict[Action, Reach]] = {
         Action.DOMAIN_WRITE: Reach.NOTHING,
         Action.PROJECT_READ: Reach.DOMAIN,
         Action.PROJECT_WRITE: Reach.DOMAIN,
+        Action.PROJECT_MANAGE: Reach.DOMAIN,
         Action.USER_READ: Reach.DOMAIN,
         Action.USER_WRITE: Reach.NOTHING,
         Action.KEYPAIR_READ: Reach.DOMAIN,
@@ -96,11 +105,13 @@ _TABLE: dict[Role, dict[Action, Reach]] = {
         Action.IMAGE_RESCAN: Reach.ALL,
         Action.TEMPLATE_READ: Reach.DOMAIN,
         Action.TEMPLATE_WRITE: Reach.DOMAIN,
+        Action.CONSOLE_USE: Reach.ALL,
     },
     Role.USER: {
         Action.SESSION_CREATE: Reach.OWN,
         Action.SESSION_READ: Reach.OWN,
         Action.SESSION_USE: Reach.OWN,
+        Action.SESSION_INTERRUPT: Reach.OWN,
         Action.SESSION_END: Reach.OWN,
         Action.AGENT_READ: Reach.NOTHING,
         Action.IMAGE_READ: Reach.ALL,
@@ -110,6 +121,7 @@ _TABLE: dict[Role, dict[Action, Reach]] = {
         Action.DOMAIN_WRITE: Reach.NOTHING,
         Action.PROJECT_READ: Reach.OWN,
         Action.PROJECT_WRITE: Reach.NOTHING,
+        Action.PROJECT_MANAGE: Reach.NOTHING,
         Action.USER_READ: Reach.OWN,
         Action.USER_WRITE: Reach.NOTHING,
         Action.KEYPAIR_READ: Reach.OWN,
@@ -131,11 +143,13 @@ _TABLE: dict[Role, dict[Action, Reach]] = {
         Action.IMAGE_RESCAN: Reach.NOTHING,
         Action.TEMPLATE_READ: Reach.OWN,
         Action.TEMPLATE_WRITE: Reach.OWN,
+        Action.CONSOLE_USE: Reach.NOTHING,
     },
     Role.MONITOR: {
         Action.SESSION_CREATE: Reach.NOTHING,
         Action.SESSION_READ: Reach.ALL,
         Action.SESSION_USE: Reach.NOTHING,
+        Action.SESSION_INTERRUPT: Reach.NOTHING,
         Action.SESSION_END: Reach.NOTHING,
         Action.AGENT_READ: Reach.ALL,
         Action.IMAGE_READ: Reach.ALL,
@@ -145,6 +159,7 @@ _TABLE: dict[Role, dict[Action, Reach]] = {
         Action.DOMAIN_WRITE: Reach.NOTHING,
         Action.PROJECT_READ: Reach.ALL,
         Action.PROJECT_WRITE: Reach.NOTHING,
+        Action.PROJECT_MANAGE: Reach.NOTHING,
         Action.USER_READ: Reach.ALL,
         Action.USER_WRITE: Reach.NOTHING,
         Action.KEYPAIR_READ: Reach.ALL,
@@ -166,8 +181,27 @@ _TABLE: dict[Role, dict[Action, Reach]] = {
         Action.IMAGE_RESCAN: Reach.NOTHING,
         Action.TEMPLATE_READ: Reach.ALL,
         Action.TEMPLATE_WRITE: Reach.NOTHING,
+        Action.CONSOLE_USE: Reach.NOTHING,
     },
 }
+
+_OF_PROJECT_ADMINISTRATORS = frozenset(
+    {
+        Action.SESSION_READ,
+        Action.SESSION_INTERRUPT,
+        Action.SESSION_END,
+        Action.PROJECT_MANAGE,
+        Action.USER_READ,
+        Action.SHARED_DOTFILE_WRITE,
+        Action.USAGE_READ,
+    }
+)
+"""What they may do, besides what their role lets them, to the things of their projects. Of USER_READ: who the members are, no more."""
+
+
+def administered(principal: Principal, action: Action) -> frozenset[ProjectId]:
+    """The projects to whose things the principal may do this as their administrator."""
+    return principal.administers if action in _OF_PROJECT_ADMINISTRATORS else frozenset()
 
 
 def reach(principal: Principal, action: Action) -> Reach:
@@ -180,8 +214,17 @@ def demand(principal: Principal, action: Action) -> None:
         raise NotPrivileged("Unauthorized access", hint="This is for administrators of the whole cluster.")
 
 
-def may(principal: Principal, action: Action, *, user_id: UUID | str = "", domain_name: str = "") -> bool:
-    """Whether the principal may do this to a thing of that user in that domain."""
+def may(
+    principal: Principal,
+    action: Action,
+    *,
+    user_id: UUID | str = "",
+    domain_name: str = "",
+    project_id: UUID | None = None,
+) -> bool:
+    """Whether the principal may do this to a thing of that user in that domain and project."""
+    if project_id is not None and project_id in administered(principal, action):
+        return True
     match reach(principal, action):
         case Reach.ALL:
             return True

@@ -2,6 +2,8 @@
 
 import re
 
+from ai.backend.common.ids import ProjectId
+
 from ..access.model import Principal, Role
 from .model import Roles
 
@@ -30,11 +32,11 @@ def username_from(email: str, number: int = 0) -> str:
     return name[: USERNAME_CHARACTERS_MAX - len(suffix)] + suffix
 
 
-def roles_of(principal: Principal, in_project: bool) -> Roles:
+def roles_of(principal: Principal, project_id: ProjectId | None) -> Roles:
     """Roles in the published words, which know fewer than we do."""
     superadmin = principal.role is Role.SUPERADMIN
     return Roles(
         global_role="superadmin" if superadmin else "user",
         domain_role="admin" if superadmin or principal.role is Role.ADMIN else "user",
-        group_role="user" if in_project else None,
+        group_role=None if project_id is None else "admin" if project_id in principal.administers else "user",
     )

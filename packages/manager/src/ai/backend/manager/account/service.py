@@ -127,9 +127,10 @@ class AccountService:
 
     async def roles(self, principal: Principal, project: str = "") -> Roles:
         """Raises ProjectNotFound for a project that is not the principal's."""
+        project_id = None
         if project:
-            await self._identity.project(principal.domain_name, project, principal)
-        return policy.roles_of(principal, bool(project))
+            project_id = await self._identity.project(principal.domain_name, project, principal)
+        return policy.roles_of(principal, project_id)
 
     async def ssh_public_key(self, principal: Principal) -> str | None:
         return await self._database.read(lambda conn: store.ssh_public_key(conn, principal.access_key))

@@ -31,10 +31,9 @@ def check(public: str, private: str) -> SshKeypair:
         raise InvalidInput("that is too long for an SSH key", limit=CHARACTERS_MAX, field="privkey")
     text = private.strip() + "\n"
     try:
-        if "BEGIN OPENSSH PRIVATE KEY" in text:
-            key = form.load_ssh_private_key(text.encode(), password=None)
-        else:
-            key = form.load_pem_private_key(text.encode(), password=None)  # type: ignore[assignment]
+        is_openssh = "BEGIN OPENSSH PRIVATE KEY" in text
+        load = form.load_ssh_private_key if is_openssh else form.load_pem_private_key
+        key = load(text.encode(), password=None)
         derived = key.public_key().public_bytes(form.Encoding.OpenSSH, form.PublicFormat.OpenSSH).decode()
     except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
         raise InvalidInput(

@@ -21,11 +21,14 @@ from ..db.schema import kernels, sessions
 from ..dotfile import store as dotfile_store
 from ..dotfile.model import Dotfile
 from ..dotfile.policy import merged
+from ..image.policy import OWNER_LABEL
 from ..loop import Loop
+from ..secret import Secrets
 from ..session import store as session_store
 from ..session.model import Kernel, Session, SessionStatus
 from ..session.port import environment
 from . import store
+from .clusterkey import cluster_key
 from .intake import Intake, zombies
 
 log = get_logger(__name__)
@@ -33,8 +36,10 @@ log = get_logger(__name__)
 STARTING = frozenset({SessionStatus.SCHEDULED, SessionStatus.PREPARING})
 
 
-def desired_kernel(session: Session, kernel: Kernel, files: Sequence[Dotfile] = ()) -> DesiredKernel:
-    """Complete instructions for one kernel; every choice is made here. `files` go into its home folder."""
+def desired_kernel(
+    session: Session, kernel: Kernel, files: Sequence[Dotfile] = (), key: rpc.ClusterKey | None = None
+) -> DesiredKernel:
+    """Complete instructions for one kernel; every choice is made here. `files` go into its home folder, `key` beside its settings."""
     labels = kernel.image_labels
     return DesiredKernel(
         kernel_id=kernel.id,
@@ -51,8 +56,11 @@ def desired_kernel(session: Session, kernel: Kernel, files: Sequence[Dotfile] = 
         cluster_role=kernel.cluster_role,
         cluster_idx=kernel.cluster_idx,
         cluster_hosts=tuple(one.hostname for one in session.kernels),
+        local_hosts=tuple(one.hostname for one in session.kernels if one.agent_id == kernel.agent_id),
+        cluster_key=key,
         runtime_type=labels.get("ai.backend.runtime-type", "python"),
         runtime_path=labels.get("ai.backend.runtime-path", ""),
+        home_from_image=OWNER_LABEL in labels,
         session_name=session.name,
         access_key=session.access_key,
         bootstrap_script=session.bootstrap_script,
@@ -73,8 +81,11 @@ def _command(session: Session, kernel: Kernel) -> str:
 
 
 class DesiredState:
-    def __init__(self, database: Database, bus: ManagerBus, intake: Intake, config: ManagerConfig) -> None:
+    def __init__(
+        self, database: Database, bus: ManagerBus, intake: Intake, secrets: Secrets, config: ManagerConfig
+    ) -> None:
         self._database = database
+        self._secrets = secrets
         self._bus = bus
         self._intake = intake
         self._config = config
@@ -141,7 +152,8 @@ class DesiredState:
             for kernel in mine:
                 if kernel.status.occupying:
                     new = kernel.status in STARTING and kernel.incarnation == 1
-                    wanted[kernel.id] = desired_kernel(session, kernel, files if new else ())
+                    key = cluster_key(self._secrets, session) if new else None
+                    wanted[kernel.id] = desired_kernel(session, kernel, files if new else (), key)
         left = [KernelId(one.kernel_id) for one in zombies(report, frozenset(wanted))]
         keep = sa.select(kernels.c.session_id).where(
             kernels.c.agent_id == agent_id,

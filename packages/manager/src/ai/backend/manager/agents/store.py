@@ -141,7 +141,7 @@ def mark_lost(conn: sa.Connection, silent_since: datetime, now: datetime) -> lis
 
 NAMES: Fields = {
     "id": agents.c.id,
-    "status": Field(agents.c.status, upper=True),
+    "status": Field(agents.c.status, upper=True, words={*AgentStatus, "RESTARTING"}),
     "status_changed": agents.c.status_changed_at,
     "region": agents.c.region,
     "scaling_group": agents.c.resource_group,

@@ -10,6 +10,8 @@ from pathlib import Path
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
 from .database import Database, SchemaUnknown
@@ -36,6 +38,20 @@ async def migrate(database: Database, revision: str = "head") -> None:
 async def downgrade(database: Database, revision: str) -> None:
     """Goes back to an older `revision` ("base" for none), and drops what came after it."""
     await database.alter(_with_alembic(command.downgrade, revision))
+
+
+async def require_newest(database: Database) -> None:
+    """For whoever works on the tables without being the one who changes them. Raises SchemaUnknown."""
+
+    def op(connection: sa.Connection) -> bool:
+        newest = ScriptDirectory.from_config(configuration()).get_current_head()
+        return MigrationContext.configure(connection).get_current_revision() == newest
+
+    if not await database.read(op):
+        raise SchemaUnknown(
+            "the database's tables are not those of this version",
+            hint="Start the cluster with this version once: that brings them up to date.",
+        )
 
 
 def _with_alembic(step: Callable[[Config, str], None], revision: str) -> Callable[[sa.Connection], None]:

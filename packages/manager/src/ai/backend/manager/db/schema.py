@@ -264,6 +264,9 @@ sessions = sa.Table(
 )
 sa.Index("ix_sessions_access_key_name", sessions.c.access_key, sessions.c.name)
 sa.Index("ix_sessions_status", sessions.c.status)
+# Lists show the newest first.
+sa.Index("ix_sessions_created_at_id", sessions.c.created_at, sessions.c.id)
+sa.Index("ix_sessions_user_id_created_at_id", sessions.c.user_id, sessions.c.created_at, sessions.c.id)
 # One live session for each (owner key, name): the database itself refuses a second one, whatever races.
 sa.Index(
     "uq_sessions_live_name",
@@ -418,6 +421,7 @@ tasks = sa.Table(  # background tasks and how far they are
     sa.Column("message", sa.Text, nullable=False, default=""),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("finished_at", UtcDateTime, nullable=True),
+    sa.Column("seen_at", UtcDateTime, nullable=True),  # when the manager that runs it last said so
 )
 
 audit_logs = sa.Table(

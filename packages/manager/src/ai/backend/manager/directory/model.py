@@ -86,6 +86,19 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A user as administrators of its projects see it: who it is, and whether it can log in."""
+
+    id: UUID
+    username: str
+    email: str
+    full_name: str
+    status: str
+    domain_name: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Keypair:
     access_key: str
     user_id: UUID
@@ -157,12 +170,3 @@ class ResourceGroup:
     scheduler: str
     scheduler_opts: dict[str, Any]
     use_host_network: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preset:
-    id: UUID
-    name: str
-    resource_slots: ResourceSlots
-    shared_memory_bytes: int | None
-    resource_group: str

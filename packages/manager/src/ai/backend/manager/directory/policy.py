@@ -12,6 +12,7 @@ from typing import Any
 
 from ai.backend.common.errors import InvalidInput
 from ai.backend.common.quantity import parse_size, parse_slots
+from ai.backend.scheduler.model import Order, Selection
 
 from ..access.model import Role
 from ..identity.policy import check_username
@@ -22,6 +23,7 @@ Rule = tuple[str, Callable[[str, Any], Any]]
 NAME_CHARACTERS = re.compile(r"[\w][\w.@/-]{0,63}")
 USER_STATUSES = ("active", "inactive", "deleted", "before-verification")
 RATE_LIMIT_MAX = 10_000_000
+SELECTIONS = (*Selection, "legacy")
 COUNT_MAX = 2**31 - 1
 DOCUMENT_CHARACTERS_MAX = 65_536
 
@@ -80,6 +82,14 @@ def _object(field: str, value: Any) -> dict[str, Any]:
     found = document(field, value)
     if not isinstance(found, dict):
         raise _bad(field, "a JSON object")
+    return found
+
+
+def _scheduler_opts(field: str, value: Any) -> dict[str, Any]:
+    found = _object(field, value)
+    wanted = found.get("agent_selection_strategy")
+    if wanted is not None:
+        _one_of(*SELECTIONS)(f"{field}.agent_selection_strategy", wanted)
     return found
 
 
@@ -216,8 +226,8 @@ RESOURCE_GROUP: Mapping[str, Rule] = {
     "is_public": ("is_public", _flag),
     "driver": ("driver", _text(64)),
     "driver_opts": ("driver_opts", _object),
-    "scheduler": ("scheduler", _text(64)),
-    "scheduler_opts": ("scheduler_opts", _object),
+    "scheduler": ("scheduler", _one_of(*Order)),
+    "scheduler_opts": ("scheduler_opts", _scheduler_opts),
     "use_host_network": ("use_host_network", _flag),
     "wsproxy_addr": ("wsproxy_addr", _text(1024)),
     "wsproxy_api_token": ("wsproxy_api_token", _text(128)),
@@ -230,6 +240,14 @@ AGENT: Mapping[str, Rule] = {
     "schedulable": ("schedulable", _flag),
     "scaling_group": ("resource_group", _reference),
 }
+
+MANAGED = frozenset({"description", "user_update_mode", "user_uuids"})
+"""What a project's own administrators may change of it."""
+
+
+def is_managing(given: Mapping[str, Any]) -> bool:
+    """Whether a change of a project is one that its own administrators may make."""
+    return all(field in MANAGED for field, value in given.items() if value is not None)
 
 
 def changes(rules: Mapping[str, Rule], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What everybody may look up in the directory: each sees what the access table lets it see, and the rest is not there."""
 
 from collections.abc import Sequence
-from typing import TypeVar
+from dataclasses import fields
+from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -9,14 +10,22 @@ import sqlalchemy as sa
 from ai.backend.common.errors import Forbidden
 
 from ..access.model import Principal
-from ..access.policy import Action, Reach, reach
+from ..access.policy import Action, Reach, administered, may, reach
 from ..db import schema as t
 from ..db.database import Database
 from ..identity.service import IdentityService
+from ..resource import store as resource_store
+from ..resource.policy import given
 from . import model, store
 from .model import Listing, Page
 
-R = TypeVar("R")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+R = TypeVar("R", bound="DataclassInstance")
+_OF_MEMBERS = tuple(field.name for field in fields(model.Member))
+MEMBER_NAMES = ("uuid", "username", "email", "full_name", "is_active", "status", "created_at", "domain_name")
+"""By what an administrator of projects may filter and order their members."""
 
 
 class DirectoryReader:
@@ -67,17 +76,19 @@ class DirectoryReader:
     def _user_conditions(
         self, principal: Principal, status: str | None, project_id: UUID | None, domain_name: str | None
     ) -> list[sa.ColumnElement[bool]]:
-        where = store.visible_users(principal)
+        where = store.visible_users(principal, project_id)
         if status is not None:
             where.append(t.users.c.status == status.lower())
         if domain_name is not None:
             where.append(t.users.c.domain_name == domain_name)
-        if project_id is not None:
-            members = sa.select(t.project_members.c.user_id).where(
-                t.project_members.c.project_id == project_id
-            )
-            where.append(t.users.c.id.in_(members))
         return where
+
+    @staticmethod
+    def _seen(principal: Principal, account: model.Account) -> model.Account | model.Member:
+        """Of others, an administrator of their project sees only who they are."""
+        if account.id == principal.user_id or reach(principal, Action.USER_READ) is not Reach.OWN:
+            return account
+        return model.Member(**{name: getattr(account, name) for name in _OF_MEMBERS})
 
     async def users(
         self,
@@ -87,17 +98,22 @@ class DirectoryReader:
         status: str | None = None,
         project_id: UUID | None = None,
         domain_name: str | None = None,
-    ) -> Page[model.Account]:
+    ) -> Page[model.Account | model.Member]:
         where = self._user_conditions(principal, status, project_id, domain_name)
-        return await self._database.read(lambda conn: store.users.page(conn, where, asked))
+        # What is not told must not be found out by filtering either.
+        names = MEMBER_NAMES if administered(principal, Action.USER_READ) else None
+        if reach(principal, Action.USER_READ) is not Reach.OWN:
+            names = None
+        page = await self._database.read(lambda conn: store.users.page(conn, where, asked, names))
+        return Page(items=[self._seen(principal, one) for one in page.items], total_count=page.total_count)
 
     async def user(
         self, principal: Principal, *, email: str | None = None, user_id: UUID | None = None
-    ) -> model.Account | None:
+    ) -> model.Account | model.Member | None:
         """By e-mail, by id, or the principal's own."""
         column, value = (t.users.c.email, email) if email else (t.users.c.id, user_id or principal.user_id)
         found = await self._find(store.users, *store.visible_users(principal), column == value)
-        return found[0] if found else None
+        return self._seen(principal, found[0]) if found else None
 
     async def keypairs(
         self,
@@ -165,20 +181,27 @@ class DirectoryReader:
         domain_name = domain_name or principal.domain_name
 
         def op(conn: sa.Connection) -> list[model.ResourceGroup]:
-            names = store.groups_allowed(conn, domain_name, project_id)
+            names = given(resource_store.groups(conn, domain_name, project_id), principal)
             return store.resource_groups.find(conn, t.resource_groups.c.name.in_(names))
 
         return await self._database.read(op)
 
     async def resource_group_names(
-        self, *, domain_name: str | None = None, project_id: UUID | None = None
+        self, principal: Principal, *, domain_name: str | None = None, project_id: UUID | None = None
     ) -> list[str]:
-        return await self._database.read(lambda conn: store.groups_allowed(conn, domain_name, project_id))
+        """Those that were given to the domain, or to the project alone."""
+        found = await self._database.read(lambda conn: resource_store.groups(conn, domain_name, project_id))
+        return sorted(given(found, principal))
 
-    async def presets(self, name: str | None = None) -> list[model.Preset]:
-        return await self._find(
-            store.presets, *([t.resource_presets.c.name == name] if name is not None else [])
-        )
+    async def projects_of(
+        self, principal: Principal, user_ids: Sequence[UUID]
+    ) -> dict[UUID, list[tuple[UUID, str]]]:
+        return await self._database.read(lambda conn: store.projects_of(conn, principal, user_ids))
 
-    async def projects_of(self, user_ids: Sequence[UUID]) -> dict[UUID, list[tuple[UUID, str]]]:
-        return await self._database.read(lambda conn: store.projects_of(conn, user_ids))
+    async def administrators(
+        self, principal: Principal, domain_name: str, project_id: UUID
+    ) -> list[UUID] | None:
+        """Users who administer a project; None to whom this is not told."""
+        if not may(principal, Action.USER_READ, domain_name=domain_name, project_id=project_id):
+            return None
+        return await self._database.read(lambda conn: store.administrators(conn, project_id))

@@ -9,10 +9,10 @@ import sqlalchemy as sa
 
 from ai.backend.common.clock import Clock
 from ai.backend.common.errors import Conflict, Forbidden, InvalidInput, NotFound, UserNotFound
-from ai.backend.common.ids import ProjectId, Random, new_uuid
+from ai.backend.common.ids import ProjectId, Random, UserId, new_uuid
 
 from ..access.model import Principal, Role
-from ..access.policy import Action, Reach, may, reach
+from ..access.policy import Action, Reach, administered, may, reach
 from ..audit import store as audit_store
 from ..audit.model import note
 from ..db import schema as t
@@ -25,7 +25,6 @@ from . import model, policy, store
 from .reader import DirectoryReader
 
 V = TypeVar("V")
-R = TypeVar("R")
 Given = Mapping[str, Any]
 LIVE = "It still has live sessions: end them first."
 
@@ -185,13 +184,21 @@ class Directory(DirectoryReader):
 
     # Projects.
 
-    def _may_write_project(self, principal: Principal, domain_name: str) -> None:
-        if not may(principal, Action.PROJECT_WRITE, domain_name=domain_name):
-            raise Forbidden("only administrators of its domain may change a project")
+    def _may_change_project(
+        self, principal: Principal, action: Action, domain_name: str, project_id: UUID | None = None
+    ) -> None:
+        if not may(principal, action, domain_name=domain_name, project_id=project_id):
+            raise Forbidden("only administrators of its domain may change that of a project")
+
+    @staticmethod
+    def _refuse_others(principal: Principal, action: Action) -> None:
+        """Whoever may do this to no project at all does not learn which ones there are."""
+        if reach(principal, action) is Reach.NOTHING and not administered(principal, action):
+            raise Forbidden("only administrators may change a project")
 
     async def create_project(self, principal: Principal, name: str, given: Given) -> UUID:
         domain_name = str(given.get("domain_name") or principal.domain_name)
-        self._may_write_project(principal, domain_name)
+        self._may_change_project(principal, Action.PROJECT_WRITE, domain_name)
         values = policy.changes(policy.PROJECT, {**given, "name": name}) | {"domain_name": domain_name}
         project_id = new_uuid(self._rng)
 
@@ -203,45 +210,61 @@ class Directory(DirectoryReader):
         await self._write(principal, "project:create", name, op)
         return project_id
 
-    def _project(self, conn: sa.Connection, principal: Principal, project_id: UUID) -> model.Project:
+    def _project(
+        self, conn: sa.Connection, principal: Principal, project_id: UUID, action: Action
+    ) -> model.Project:
         found = store.projects.one(conn, *store.visible_projects(principal), t.projects.c.id == project_id)
         if found is None:
             raise NotFound(f"no project {project_id}")
-        self._may_write_project(principal, found.domain_name)
+        self._may_change_project(principal, action, found.domain_name, project_id)
         return found
 
     async def modify_project(self, principal: Principal, project_id: UUID, given: Given) -> None:
-        """`user_update_mode` "add" or "remove" with `user_uuids` changes its members."""
-        if reach(principal, Action.PROJECT_WRITE) is Reach.NOTHING:
-            raise Forbidden("only administrators may change a project")
+        """`user_update_mode` "add" or "remove" with `user_uuids` changes its members; with `as_admin`, who of them administers it:
+        removed from that, they stay members."""
+        action = Action.PROJECT_MANAGE if policy.is_managing(given) else Action.PROJECT_WRITE
+        self._refuse_others(principal, action)
         values = policy.changes(policy.PROJECT, given)
         mode, members = given.get("user_update_mode"), list(given.get("user_uuids") or ())
         if mode not in (None, "add", "remove"):
             raise InvalidInput("user_update_mode is add or remove", field="user_update_mode")
+        as_admin = bool(given.get("as_admin"))
+        if as_admin and mode is None:
+            raise InvalidInput("as_admin says how user_update_mode is meant", field="user_update_mode")
         try:
-            member_ids = [UUID(str(one)) for one in members]
+            member_ids = {UUID(str(one)) for one in members}
         except ValueError:
             raise InvalidInput("user_uuids is a list of user ids", field="user_uuids") from None
 
         def op(conn: sa.Connection, now: datetime) -> None:
-            project = self._project(conn, principal, project_id)
+            project = self._project(conn, principal, project_id, action)
             self._policy_exists(conn, t.project_policies, values)
             if values:
                 update_row(conn, t.projects, {"id": project_id}, {**values, "modified_at": now})
             if mode == "add":
-                self._join(conn, project, member_ids)
+                self._known_in(conn, project, member_ids)
+                store.join(conn, project_id, member_ids, as_admin=as_admin)
+            elif mode == "remove" and as_admin:
+                store.set_admin(conn, project_id, member_ids, is_admin=False)
             elif mode == "remove":
-                conn.execute(
-                    sa.delete(t.project_members).where(
-                        t.project_members.c.project_id == project_id,
-                        t.project_members.c.user_id.in_(member_ids),
-                    )
-                )
+                self._spare_administrators(conn, principal, project, member_ids)
+                store.leave(conn, project_id, member_ids)
 
         await self._write(principal, "project:modify", project_id, op)
 
     @staticmethod
-    def _join(conn: sa.Connection, project: model.Project, member_ids: list[UUID]) -> None:
+    def _spare_administrators(
+        conn: sa.Connection, principal: Principal, project: model.Project, member_ids: set[UUID]
+    ) -> None:
+        """Administrators of a project do not depose each other. Raises Forbidden."""
+        if may(principal, Action.PROJECT_WRITE, domain_name=project.domain_name):
+            return
+        if member_ids.intersection(store.administrators(conn, project.id)) - {principal.user_id}:
+            raise Forbidden("only administrators of its domain may remove a project's administrators")
+
+    @staticmethod
+    def _known_in(conn: sa.Connection, project: model.Project, member_ids: set[UUID]) -> None:
+        """Raises InvalidInput unless all are users of the project's domain."""
         known = set(
             conn.execute(
                 sa.select(t.users.c.id).where(
@@ -249,30 +272,21 @@ class Directory(DirectoryReader):
                 )
             ).scalars()
         )
-        unknown = [str(one) for one in member_ids if one not in known]
+        unknown = sorted(str(one) for one in member_ids - known)
         if unknown:
             raise InvalidInput(
                 f"no users of the domain {project.domain_name!r}: {', '.join(unknown)}", field="user_uuids"
             )
-        there = set(
-            conn.execute(
-                sa.select(t.project_members.c.user_id).where(t.project_members.c.project_id == project.id)
-            ).scalars()
-        )
-        rows = [{"project_id": project.id, "user_id": one} for one in known - there]
-        if rows:
-            conn.execute(sa.insert(t.project_members), rows)
 
     async def delete_project(self, principal: Principal, project_id: UUID) -> None:
         """Closes it: what it has stays."""
         await self.modify_project(principal, project_id, {"is_active": False})
 
     async def purge_project(self, principal: Principal, project_id: UUID) -> None:
-        if reach(principal, Action.PROJECT_WRITE) is Reach.NOTHING:
-            raise Forbidden("only administrators may purge a project")
+        self._refuse_others(principal, Action.PROJECT_WRITE)
 
         def op(conn: sa.Connection, _now: datetime) -> None:
-            self._project(conn, principal, project_id)
+            self._project(conn, principal, project_id, Action.PROJECT_WRITE)
             theirs = t.sessions.c.project_id == project_id
             if store.live_sessions(conn, theirs):
                 raise Conflict("the project has live sessions", hint=LIVE)
@@ -310,17 +324,16 @@ class Directory(DirectoryReader):
             domain_name=str(given.get("domain_name") or "default"),
             project_ids=project_ids,
         )
-        await self._database.read(lambda conn: self._policy_exists(conn, t.user_policies, values))
-        await self._identity.create_user(draft)
+        told = note(principal, "user:create", email, self._clock.now())
 
-        def op(conn: sa.Connection, _now: datetime) -> None:
+        def also(conn: sa.Connection, user_id: UserId) -> None:
+            self._policy_exists(conn, t.user_policies, values)
             if values:
-                update_row(conn, t.users, {"email": email}, values)
+                update_row(conn, t.users, {"id": user_id}, values)
+            audit_store.write(conn, told)
 
-        await self._write(principal, "user:create", email, op)
-        made = await self.user(principal, email=email)
-        assert made is not None, "it was just made"
-        return made
+        await self._identity.create_user(draft, also)
+        return await self._account(email)
 
     async def modify_user(self, principal: Principal, email: str, given: Given) -> model.Account:
         self._only_all(principal, Action.USER_WRITE)
@@ -361,15 +374,17 @@ class Directory(DirectoryReader):
                 self._move(conn, user, values.get("domain_name", user.domain_name), group_ids)
 
         await self._write(principal, "user:modify", email, op)
-        changed = await self.user(principal, email=email)
-        assert changed is not None, "it is there"
-        return changed
+        return await self._account(email)
+
+    async def _account(self, email: str) -> model.Account:
+        (found,) = await self._find(store.users, t.users.c.email == email)
+        return found
 
     def _move(
         self, conn: sa.Connection, user: model.Account, domain_name: str, group_ids: Sequence[Any]
     ) -> None:
-        """Makes the user a member of these projects and of no others."""
-        conn.execute(sa.delete(t.project_members).where(t.project_members.c.user_id == user.id))
+        """Makes the user a member of these projects and of no others; where it stays one, it stays what it was there."""
+        wanted = []
         for one in group_ids:
             try:
                 project_id = UUID(str(one))
@@ -382,7 +397,12 @@ class Directory(DirectoryReader):
                 raise InvalidInput(
                     f"no project {project_id} in the domain {domain_name!r}", field="group_ids"
                 )
-            conn.execute(sa.insert(t.project_members).values(project_id=project_id, user_id=user.id))
+            wanted.append(project_id)
+        members = t.project_members.c
+        others = (members.user_id == user.id, members.project_id.not_in(wanted))
+        conn.execute(sa.delete(t.project_members).where(*others))
+        for project_id in wanted:
+            store.join(conn, project_id, [user.id], as_admin=False)
 
     async def delete_user(self, principal: Principal, email: str) -> None:
         """From now on it can't log in, and its keypairs authenticate nobody; its data stays."""

@@ -1,25 +1,29 @@
 """Rows of the directory. One `Table` for each kind: how a row becomes a value, and by which names lists may be filtered and ordered."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from uuid import UUID
 
 import sqlalchemy as sa
 
 from ai.backend.common.quantity import ResourceSlots
 
-from ..access.model import Principal
-from ..access.policy import Action, Reach, reach
+from ..access.model import Principal, Role
+from ..access.policy import Action, Reach, administered, reach
 from ..db import schema as t
 from ..db.statement import one_of
 from ..listing.statement import Field, Fields, condition, ordering
 from ..session.store import TERMINAL
 from . import model
 from .model import Listing, Page
+from .policy import USER_STATUSES
 
-R = TypeVar("R")
-_SLOTS = frozenset({"total_resource_slots", "resource_slots", "max_pending_session_resource_slots"})
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+R = TypeVar("R", bound="DataclassInstance")
+_SLOTS = frozenset({"total_resource_slots", "max_pending_session_resource_slots"})
 
 
 class Table(Generic[R]):
@@ -32,7 +36,7 @@ class Table(Generic[R]):
         names: Fields,
         newest: sa.ColumnElement[Any] | None = None,
     ) -> None:
-        wanted = [field.name for field in fields(record)]  # type: ignore[arg-type]
+        wanted = [field.name for field in fields(record)]
         self._record = record
         self._select = sa.select(*(columns[name].label(name) for name in wanted)).select_from(source)
         self._count = sa.select(sa.func.count()).select_from(source)
@@ -54,13 +58,19 @@ class Table(Generic[R]):
         found = self.find(conn, *where)
         return found[0] if found else None
 
-    def page(self, conn: sa.Connection, where: Sequence[sa.ColumnElement[bool]], asked: Listing) -> Page[R]:
-        """Raises InvalidInput for a filter or an order that is none."""
-        wanted = condition(asked.filter, self.names)
+    def page(
+        self,
+        conn: sa.Connection,
+        where: Sequence[sa.ColumnElement[bool]],
+        asked: Listing,
+        names: Collection[str] | None = None,
+    ) -> Page[R]:
+        """`names`: those by which whoever asks may filter and order; without it, all. Raises InvalidInput for a filter or an order that
+        is none."""
+        known = self.names if names is None else {name: self.names[name] for name in names}
+        wanted = condition(asked.filter, known)
         conditions = [*where, *([wanted] if wanted is not None else [])]
-        order = ordering(asked.order, self.names) or (
-            [self._newest.desc()] if self._newest is not None else []
-        )
+        order = ordering(asked.order, known) or ([self._newest.desc()] if self._newest is not None else [])
         query = self._select.where(*conditions).order_by(*order, self._key)
         rows = conn.execute(query.limit(asked.limit).offset(asked.offset))
         total = conn.execute(self._count.where(*conditions)).scalar_one()
@@ -94,12 +104,12 @@ users = Table(
         "full_name": t.users.c.full_name,
         "description": t.users.c.description,
         "is_active": sa.type_coerce(t.users.c.status == "active", sa.Boolean),
-        "status": Field(t.users.c.status, lower=True),
+        "status": Field(t.users.c.status, lower=True, words=USER_STATUSES),
         "status_info": t.users.c.status_info,
         "created_at": t.users.c.created_at,
         "modified_at": t.users.c.modified_at,
         "domain_name": t.users.c.domain_name,
-        "role": Field(t.users.c.role, lower=True),
+        "role": Field(t.users.c.role, lower=True, words={*Role}),
         "resource_policy": t.users.c.policy_name,
         "totp_activated": sa.type_coerce(t.users.c.totp_activated_at.is_not(None), sa.Boolean),
         "totp_activated_at": t.users.c.totp_activated_at,
@@ -152,7 +162,6 @@ keypair_policies = _plain(model.KeypairPolicy, t.keypair_policies)
 user_policies = _plain(model.UserPolicy, t.user_policies)
 project_policies = _plain(model.ProjectPolicy, t.project_policies)
 resource_groups = _plain(model.ResourceGroup, t.resource_groups)
-presets = _plain(model.Preset, t.resource_presets)
 
 # What a principal may see of each.
 
@@ -178,13 +187,27 @@ def visible_projects(principal: Principal) -> list[sa.ColumnElement[bool]]:
     return [t.projects.c.id.in_(_mine(principal))]
 
 
-def visible_users(principal: Principal) -> list[sa.ColumnElement[bool]]:
+def _members(project_ids: Collection[UUID]) -> sa.ColumnElement[bool]:
+    members = t.project_members.c
+    return t.users.c.id.in_(sa.select(members.user_id).where(members.project_id.in_(project_ids)))
+
+
+def visible_users(principal: Principal, project_id: UUID | None = None) -> list[sa.ColumnElement[bool]]:
+    """With `project_id`, of its members. To others than administrators of the domain, a user is there as a member of their projects:
+    what else it belongs to they must not learn by asking for that."""
+    within = [] if project_id is None else [_members([project_id])]
     match reach(principal, Action.USER_READ):
         case Reach.ALL:
-            return []
+            return within
         case Reach.DOMAIN:
-            return [t.users.c.domain_name == principal.domain_name]
-    return [t.users.c.id == principal.user_id]
+            return [t.users.c.domain_name == principal.domain_name, *within]
+    seen = t.users.c.id == principal.user_id
+    projects = administered(principal, Action.USER_READ)
+    theirs = projects if project_id is None else projects & {project_id}
+    if theirs:
+        members = sa.and_(_members(theirs), t.users.c.domain_name == principal.domain_name)
+        seen = sa.or_(seen, members)
+    return [seen, *within]
 
 
 def visible_keypairs(principal: Principal) -> list[sa.ColumnElement[bool]]:
@@ -206,48 +229,61 @@ def visible_keypair_policies(principal: Principal) -> list[sa.ColumnElement[bool
 # Who belongs to what.
 
 
-def projects_of(conn: sa.Connection, user_ids: Iterable[UUID]) -> dict[UUID, list[tuple[UUID, str]]]:
-    """(id, name) of the projects of each user."""
+def projects_of(
+    conn: sa.Connection, principal: Principal, user_ids: Iterable[UUID]
+) -> dict[UUID, list[tuple[UUID, str]]]:
+    """(id, name) of the projects of each user, as far as the principal sees who is in them."""
     found: dict[UUID, list[tuple[UUID, str]]] = {user_id: [] for user_id in user_ids}
-    rows = conn.execute(
+    query = (
         sa.select(t.project_members.c.user_id, t.projects.c.id, t.projects.c.name)
         .join(t.projects, t.projects.c.id == t.project_members.c.project_id)
         .where(t.project_members.c.user_id.in_(list(found)))
         .order_by(t.projects.c.name)
     )
-    for row in rows:
+    if reach(principal, Action.USER_READ) is Reach.OWN:
+        own = t.project_members.c.user_id == principal.user_id
+        theirs = t.projects.c.id.in_(administered(principal, Action.USER_READ))
+        query = query.where(sa.or_(own, theirs))
+    for row in conn.execute(query):
         found[row.user_id].append((row.id, row.name))
     return found
 
 
-def groups_allowed(conn: sa.Connection, domain_name: str | None, project_id: UUID | None) -> list[str]:
-    """Active resource groups that are associated with the domain or the project."""
-    group = t.resource_groups.c
-    for_domain = sa.select(t.resource_group_domains.c.resource_group).where(
-        t.resource_group_domains.c.domain_name == domain_name
-    )
-    for_project = sa.select(t.resource_group_projects.c.resource_group).where(
-        t.resource_group_projects.c.project_id == project_id
-    )
-    query = sa.select(group.name).where(
-        group.is_active, sa.or_(group.name.in_(for_domain), group.name.in_(for_project))
-    )
-    return list(conn.execute(query.order_by(group.name)).scalars())
+def administrators(conn: sa.Connection, project_id: UUID) -> list[UUID]:
+    """Ids of the users who administer a project."""
+    members = t.project_members.c
+    query = sa.select(members.user_id).where(members.project_id == project_id, members.is_admin)
+    return list(conn.execute(query.order_by(members.user_id)).scalars())
 
 
-def names_of(
-    conn: sa.Connection, project_ids: Iterable[UUID], user_ids: Iterable[UUID]
-) -> tuple[dict[UUID, str], dict[UUID, tuple[str, str]]]:
-    """Projects' names, and users' (email, full name)."""
-    projects_found = conn.execute(
-        sa.select(t.projects.c.id, t.projects.c.name).where(t.projects.c.id.in_(list(project_ids)))
+def join(conn: sa.Connection, project_id: UUID, user_ids: Collection[UUID], *, as_admin: bool) -> None:
+    """Makes them members, or, with `as_admin`, administrators; who is one already stays one."""
+    members = t.project_members
+    there = set(
+        conn.execute(
+            sa.select(members.c.user_id).where(
+                members.c.project_id == project_id, members.c.user_id.in_(user_ids)
+            )
+        ).scalars()
     )
-    users_found = conn.execute(
-        sa.select(t.users.c.id, t.users.c.email, t.users.c.full_name).where(t.users.c.id.in_(list(user_ids)))
-    )
-    return {row.id: row.name for row in projects_found}, {
-        row.id: (row.email, row.full_name) for row in users_found
-    }
+    rows = [{"project_id": project_id, "user_id": one, "is_admin": as_admin} for one in set(user_ids) - there]
+    if rows:
+        conn.execute(sa.insert(members), rows)
+    if as_admin:
+        set_admin(conn, project_id, there, is_admin=True)
+
+
+def set_admin(conn: sa.Connection, project_id: UUID, user_ids: Collection[UUID], *, is_admin: bool) -> None:
+    """Of those among them who are members."""
+    members = t.project_members
+    theirs = (members.c.project_id == project_id, members.c.user_id.in_(user_ids))
+    conn.execute(sa.update(members).where(*theirs).values(is_admin=is_admin))
+
+
+def leave(conn: sa.Connection, project_id: UUID, user_ids: Collection[UUID]) -> None:
+    members = t.project_members.c
+    theirs = (members.project_id == project_id, members.user_id.in_(user_ids))
+    conn.execute(sa.delete(t.project_members).where(*theirs))
 
 
 # Ends. Each counts what stands in the way.

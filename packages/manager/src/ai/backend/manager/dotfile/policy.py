@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import msgspec
 
 from ai.backend.common.errors import BackendError, InvalidInput
+from ai.backend.common.ids import parse_uuid
 
 from ..access.model import Principal
 from ..access.policy import Action, Reach, may, reach
@@ -137,7 +138,7 @@ def may_read(principal: Principal, owner: Owner, domain_name: str, *, member: bo
         case Scope.USER:
             return reach(principal, Action.DOTFILE_READ) is not Reach.NOTHING
         case Scope.PROJECT:
-            return member or may(principal, Action.SHARED_DOTFILE_WRITE, domain_name=domain_name)
+            return member or may_write(principal, owner, domain_name)
         case Scope.DOMAIN:
             return domain_name == principal.domain_name or may(
                 principal, Action.SHARED_DOTFILE_WRITE, domain_name=domain_name
@@ -145,10 +146,11 @@ def may_read(principal: Principal, owner: Owner, domain_name: str, *, member: bo
 
 
 def may_write(principal: Principal, owner: Owner, domain_name: str) -> bool:
-    """A keypair's: whoever acts as its owner. A project's or a domain's: the domain's administrators."""
+    """A keypair's: whoever acts as its owner. A project's or a domain's: its administrators."""
     if owner.scope is Scope.USER:
         return reach(principal, Action.DOTFILE_WRITE) is not Reach.NOTHING
-    return may(principal, Action.SHARED_DOTFILE_WRITE, domain_name=domain_name)
+    project_id = parse_uuid(owner.key) if owner.scope is Scope.PROJECT else None
+    return may(principal, Action.SHARED_DOTFILE_WRITE, domain_name=domain_name, project_id=project_id)
 
 
 _ORDER = (Scope.USER, Scope.PROJECT, Scope.DOMAIN)

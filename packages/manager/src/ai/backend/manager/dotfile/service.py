@@ -124,7 +124,7 @@ class DotfileService:
         def op(conn: sa.Connection) -> None:
             owner, its_domain = _owner(conn, principal, scope, project, domain_name)
             if not may_write(principal, owner, its_domain):
-                raise NotPrivileged("Unauthorized access", hint="An administrator of the domain may do this.")
+                raise NotPrivileged("Unauthorized access", hint="Its administrators may do this.")
             change(conn, owner)
             if scope is not Scope.USER:  # what everybody does with their own is no administration
                 audit_store.write(conn, told)

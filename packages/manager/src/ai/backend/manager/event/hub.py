@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from ai.backend.common.clock import Clock
 from ai.backend.common.errors import BackendError, Fault, Kind
-from ai.backend.common.ids import SessionId
+from ai.backend.common.ids import SessionId, parse_uuid
 
 from ..access.model import Principal
 from ..access.policy import Action, may
@@ -139,7 +139,12 @@ def _matches(
 ) -> bool:
     data = event.payload
     if not may(
-        principal, Action.SESSION_READ, user_id=data.get("userId", ""), domain_name=data.get("domainName", "")
+        principal,
+        Action.SESSION_READ,
+        user_id=data.get("userId", ""),
+        domain_name=data.get("domainName", ""),
+        # Parsed for the few who need it.
+        project_id=parse_uuid(data.get("projectId", "")) if principal.administers else None,
     ):
         return False
     if session_id is not None and event.session_id != session_id:

@@ -11,7 +11,7 @@ from ai.backend.common.ids import SessionId
 class Event:
     """`id` grows with time and is the SSE id, so that a reader can resume after it. `payload` is the published event data:
     sessionId, sessionName, ownerAccessKey, reason, exitCode, and for kernel events kernelId, clusterRole, clusterIdx; ours adds
-    `domainName`, `userId` for visibility, and `message`."""
+    `domainName`, `projectId`, `userId` for visibility, and `message`."""
 
     id: int
     created_at: datetime

@@ -189,8 +189,13 @@ class IdentityService:
         """From now on it authenticates nobody. False for an unknown one."""
         return await self._change(lambda conn: store.deactivate_keypair(conn, access_key))
 
-    async def create_user(self, draft: UserDraft) -> Seeded:
-        """Makes a user with a keypair. Raises InvalidInput, DomainNotFound, ProjectNotFound, or Conflict for a taken email or name."""
+    async def create_user(
+        self, draft: UserDraft, also: Callable[[sa.Connection, UserId], None] = lambda _conn, _user_id: None
+    ) -> Seeded:
+        """Makes a user with a keypair. What `also` writes of it is in the same transaction.
+
+        Raises InvalidInput, DomainNotFound, ProjectNotFound, or Conflict for a taken email or name.
+        """
         refusal = check_user(draft)
         if refusal is not None:
             raise refusal
@@ -204,6 +209,7 @@ class IdentityService:
                 if store.project(conn, draft.domain_name, str(project_id), None) is None:
                     raise ProjectNotFound(f"no project {project_id} in the domain {draft.domain_name!r}")
             store.insert_user(conn, new, now)
+            also(conn, new.user_id)
 
         try:
             await self._change(op)

@@ -37,6 +37,15 @@ def credential(conn: sa.Connection, access_key: str) -> tuple[Principal, bytes] 
     ).first()
     if row is None:
         return None
+    administers = (
+        sa.select(projects.c.id)
+        .join(project_members, project_members.c.project_id == projects.c.id)
+        .where(
+            project_members.c.user_id == row.user_id,
+            project_members.c.is_admin,
+            projects.c.domain_name == row.domain_name,
+        )
+    )
     principal = Principal(
         user_id=UserId(row.user_id),
         email=row.email,
@@ -47,6 +56,7 @@ def credential(conn: sa.Connection, access_key: str) -> tuple[Principal, bytes] 
         rate_limit=row.rate_limit,
         policy_name=row.policy_name,
         allowed_client_ip=tuple(row.allowed_client_ip or ()),
+        administers=frozenset(map(ProjectId, conn.execute(administers).scalars())),
     )
     return principal, row.secret_key_sealed
 

@@ -2,11 +2,14 @@
 
 A reference is, in this order: an alias; a canonical name; a short name, which is the last part of an image's path, with or without a tag.
 A short name's tag matches a version's leading parts ("python:3" and "python:3.11" match tag "3.11-debian12"), "latest" and no tag match
-any. Of several matches the highest version wins, then the shortest tag.
+any. Of several matches the highest version wins, then the shortest tag. Images that a user made of sessions are found by a short name
+only where nothing else is: they hide nothing.
 """
 
 import re
 from collections.abc import Iterable, Mapping
+
+from ai.backend.common.ids import UserId
 
 from .model import Image
 
@@ -16,6 +19,20 @@ ARCHITECTURES = {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}
 def architecture_of(text: str) -> str:
     """The canonical word ("amd64" -> "x86_64")."""
     return ARCHITECTURES.get(text.lower(), text.lower())
+
+
+OWNER_LABEL = "ai.backend.customized-image.owner"
+"""`user:<id>` on an image that was made of a user's session."""
+
+
+def owner_of(image: Image) -> str | None:
+    """Whose image it is; None: everybody's."""
+    return image.labels.get(OWNER_LABEL)
+
+
+def owned_by(image: Image, user_id: UserId) -> bool:
+    """Whether the user may start sessions from it: it may hold the files of whose session it was."""
+    return owner_of(image) in (None, f"user:{user_id}")
 
 
 def resolve(
@@ -30,7 +47,11 @@ def resolve(
             return image
     path, tag = full.rsplit(":", 1)
     matches = [image for image in mine if _path_matches(image.path, path) and _tag_matches(image.tag, tag)]
-    return max(matches, key=lambda image: (_version(image.tag), -len(image.tag), image.name), default=None)
+    return max(
+        matches,
+        key=lambda image: (owner_of(image) is None, _version(image.tag), -len(image.tag), image.name),
+        default=None,
+    )
 
 
 def _path_matches(path: str, wanted: str) -> bool:

@@ -17,6 +17,7 @@ from ..task.model import Reporter
 from ..task.service import TaskService
 from . import store
 from .model import Image
+from .policy import owned_by
 
 Names = dict[tuple[str, str], list[str]]
 Holders = dict[str, list[str]]
@@ -42,7 +43,10 @@ class ImageService:
     async def list(self, principal: Principal) -> list[Image]:
         if reach(principal, Action.IMAGE_READ) is Reach.NOTHING:
             raise Forbidden("you may not list images")
-        return await self._database.read(store.all_images)
+        found = await self._database.read(store.all_images)
+        if reach(principal, Action.IMAGE_WRITE) is Reach.ALL:
+            return found
+        return [image for image in found if owned_by(image, principal.user_id)]
 
     async def catalogue(self, principal: Principal) -> Sequence[tuple[Image, Sequence[str], Sequence[str]]]:
         """Each image with its aliases and the agents that hold it; administrators see which agents."""

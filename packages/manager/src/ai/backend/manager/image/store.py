@@ -74,6 +74,21 @@ def report(conn: sa.Connection, agent_id: str, reported: Iterable[Image], now: d
         conn.execute(sa.insert(agent_images), [{"agent_id": agent_id, "image_name": name} for name in names])
 
 
+def add(conn: sa.Connection, agent_id: str, image: Image, now: datetime) -> None:
+    """An image that the agent holds besides those that it has reported."""
+    row = {
+        "name": image.name,
+        "architecture": image.architecture,
+        "digest": image.digest,
+        "size_bytes": image.size_bytes,
+        "labels": image.labels,
+        "created_at": now,
+    }
+    upsert(conn, images, row, key=("name", "architecture"), update=("digest", "size_bytes", "labels"))
+    held = {"agent_id": agent_id, "image_name": image.name}
+    upsert(conn, agent_images, held, key=("agent_id", "image_name"))
+
+
 def add_alias(conn: sa.Connection, alias: str, image_name: str, architecture: str) -> None:
     row = {"alias": alias, "image_name": image_name, "architecture": architecture}
     conn.execute(sa.insert(image_aliases).values(row))

@@ -1,6 +1,6 @@
 """Filters and orders as SQL. A list says which names there are and what each one means; any other name is refused."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -22,6 +22,8 @@ class Field(NamedTuple):
     upper: bool = False
     """Stored in upper case: what is compared with it is made so."""
     lower: bool = False
+    words: Collection[str] | None = None
+    """All that it can be, in the case that it is stored in: comparing it with another word is a mistake that is told."""
     any_of: Callable[[sa.ColumnElement[bool]], sa.ColumnElement[bool]] | None = None
     """Wraps a condition on a column of the members: true when it holds for any of them. Such a field can't be ordered by."""
 
@@ -128,7 +130,14 @@ def _value(value: Scalar, field: Field, name: str) -> Any:
             return _integer(value, 64 if isinstance(kind, sa.BigInteger) else 32)
     except (ValueError, OverflowError):
         raise InvalidInput(f"{value!r} is no value of {name}", field="filter") from None
-    return _cased(value if isinstance(value, str) else str(value), field)
+    word = _cased(value if isinstance(value, str) else str(value), field)
+    if field.words is not None and word not in field.words:
+        raise InvalidInput(
+            f"{str(value)[:40]!r} is no value of {name}",
+            hint=f"One of {', '.join(sorted(field.words))}.",
+            field="filter",
+        )
+    return word
 
 
 def _integer(value: Scalar, bits: int) -> int:

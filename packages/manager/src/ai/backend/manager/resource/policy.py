@@ -30,16 +30,23 @@ BIN = timedelta(minutes=15)
 BINS = 30 * 24 * 4
 
 
-def usable(groups: Iterable[ResourceGroup], principal: Principal) -> frozenset[str]:
-    """Names of the active resource groups where a principal's sessions may run: those that its domain, project or keypair was given, and
-    all of them for superadministrators. One that is not public is for administrators alone."""
+def given(groups: Iterable[ResourceGroup], principal: Principal) -> frozenset[str]:
+    """Names of the active resource groups that the domain, project or keypair was given which was asked for, as far as the principal sees
+    them: one that is not public is for administrators alone."""
     return frozenset(
         group.name
         for group in groups
         if group.is_active
+        and (group.of_domain or group.of_project or group.of_keypair)
         and (group.is_public or principal.role in (Role.SUPERADMIN, Role.ADMIN))
-        and (group.of_domain or group.of_project or group.of_keypair or principal.role is Role.SUPERADMIN)
     )
+
+
+def usable(groups: Sequence[ResourceGroup], principal: Principal) -> frozenset[str]:
+    """Where a principal's own sessions may run: what is given, and for superadministrators every active one."""
+    if principal.role is Role.SUPERADMIN:
+        return frozenset(group.name for group in groups if group.is_active)
+    return given(groups, principal)
 
 
 # -- limits ------------------------------------------------------------------------------------------------------------------------

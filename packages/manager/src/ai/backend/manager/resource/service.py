@@ -1,6 +1,6 @@
 """What users and administrators ask about resources: groups, presets, what is left, what was used."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -18,7 +18,7 @@ from ai.backend.common.ids import ProjectId, parse_uuid
 from ai.backend.common.quantity import CPU, MEM
 
 from ..access.model import Principal
-from ..access.policy import Action, demand, may
+from ..access.policy import Action, Reach, administered, demand, may, reach
 from ..agents import store as agent_store
 from ..db.database import Database
 from ..identity import store as identity_store
@@ -56,8 +56,8 @@ class ResourceService:
 
         return await self._database.read(op)
 
-    async def presets(self, resource_group: str | None = None) -> list[Preset]:
-        return await self._database.read(lambda conn: store.presets(conn, resource_group))
+    async def presets(self, resource_group: str | None = None, name: str | None = None) -> list[Preset]:
+        return await self._database.read(lambda conn: store.presets(conn, resource_group, name))
 
     async def check_presets(self, principal: Principal, project: str, resource_group: str | None) -> Check:
         """What is left for the principal in a project. Raises ProjectNotFound or ResourceGroupNotFound."""
@@ -70,7 +70,7 @@ class ResourceService:
                     raise ResourceGroupNotFound(f"no resource group {resource_group[:64]!r} of yours")
                 groups = frozenset({resource_group})
             agents = agent_store.all_agents(conn)
-            sees = may(principal, Action.PROJECT_WRITE, domain_name=domain_name)
+            sees = may(principal, Action.PROJECT_MANAGE, domain_name=domain_name, project_id=project_id)
             return check(
                 names=frozenset({CPU, MEM} | {str(name) for agent in agents for name in agent.capacity}),
                 principal=principal,
@@ -99,17 +99,19 @@ class ResourceService:
         self, principal: Principal, text: str, project_ids: Sequence[str] | None
     ) -> list[ProjectUse]:
         """Raises NotPrivileged or InvalidInput."""
-        demand(principal, Action.USAGE_READ)
-        return per_project(await self._use(*month(text), _ids(project_ids)))
+        reported = _reported(principal, project_ids)
+        return per_project(await self._use(*month(text), reported))
 
     async def period_use(
         self, principal: Principal, start: str, end: str, project_id: str | None
     ) -> list[ProjectUse]:
         """Raises NotPrivileged or InvalidInput."""
-        demand(principal, Action.USAGE_READ)
-        return per_project(await self._use(*period(start, end), _ids([project_id] if project_id else None)))
+        reported = _reported(principal, [project_id] if project_id else None)
+        return per_project(await self._use(*period(start, end), reported))
 
-    async def _use(self, begin: datetime, end: datetime, project_ids: list[UUID] | None) -> list[KernelUse]:
+    async def _use(
+        self, begin: datetime, end: datetime, project_ids: Collection[UUID] | None
+    ) -> list[KernelUse]:
         return await self._database.read(lambda conn: store.use(conn, begin, end, project_ids=project_ids))
 
     async def my_month(self, principal: Principal) -> list[Bin]:
@@ -149,6 +151,19 @@ def _project(conn: sa.Connection, principal: Principal, project: str) -> tuple[P
         if member or may(principal, Action.PROJECT_READ, domain_name=domain_name):
             return project_id, domain_name
     raise ProjectNotFound(f"no project {project[:64]!r} of yours")
+
+
+def _reported(principal: Principal, asked: Sequence[str] | None) -> Collection[UUID] | None:
+    """The projects whose use is told: those asked for, or all (None); to a project's administrator, its own. Raises NotPrivileged."""
+    theirs = administered(principal, Action.USAGE_READ)
+    if not theirs:
+        demand(principal, Action.USAGE_READ)
+    wanted = _ids(asked)
+    if reach(principal, Action.USAGE_READ) is Reach.ALL:
+        return wanted
+    if wanted is not None and not theirs.issuperset(wanted):
+        demand(principal, Action.USAGE_READ)
+    return theirs if wanted is None else wanted
 
 
 def _ids(texts: Sequence[str] | None) -> list[UUID] | None:

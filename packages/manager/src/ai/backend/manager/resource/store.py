@@ -49,9 +49,12 @@ _GROUPS = sa.select(
 
 
 def groups(
-    conn: sa.Connection, domain_name: str, project_id: ProjectId, access_key: AccessKey
+    conn: sa.Connection,
+    domain_name: str | None = None,
+    project_id: UUID | None = None,
+    access_key: AccessKey | None = None,
 ) -> list[ResourceGroup]:
-    """All resource groups, each with whether the domain, the project or the keypair was given it."""
+    """All resource groups, by name, each with whether the domain, the project or the keypair was given it (None: that is not asked)."""
     whose = {"domain_name": domain_name, "project_id": project_id, "access_key": access_key}
     return [
         ResourceGroup(
@@ -74,11 +77,13 @@ def usable_groups(
     return usable(groups(conn, domain_name, project_id, principal.access_key), principal)
 
 
-def presets(conn: sa.Connection, resource_group: str | None = None) -> list[Preset]:
-    """By name; of one resource group (and those for every one), or all."""
+def presets(conn: sa.Connection, resource_group: str | None = None, name: str | None = None) -> list[Preset]:
+    """By name; of one resource group (and those for every one), of one name, or all."""
     query = sa.select(resource_presets).order_by(resource_presets.c.name, resource_presets.c.resource_group)
     if resource_group is not None:
         query = query.where(resource_presets.c.resource_group.in_(["", resource_group]))
+    if name is not None:
+        query = query.where(resource_presets.c.name == name)
     return [
         Preset(
             id=row.id,

@@ -5,6 +5,7 @@ counted, and the next run decides anew.
 """
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -12,7 +13,17 @@ from ai.backend.common.clock import Clock
 from ai.backend.common.ids import KernelId, SessionId
 from ai.backend.common.log import get_logger
 from ai.backend.scheduler.cycle import plan
-from ai.backend.scheduler.model import AgentView, KernelRequest, Plan, Refusal, Snapshot, Start, Workload
+from ai.backend.scheduler.model import (
+    AgentView,
+    Group,
+    KernelRequest,
+    Plan,
+    Refusal,
+    Share,
+    Snapshot,
+    Start,
+    Workload,
+)
 
 from ..agents import store as agent_store
 from ..agents.model import Agent
@@ -22,7 +33,8 @@ from ..loop import Loop
 from ..session import store as session_store
 from ..session.machine import Event
 from ..session.model import ClusterMode, Dependency, Session, SessionStatus
-from ..session.transition import advance, cancel_kernels
+from ..session.transition import advance, end_kernels
+from . import store
 from .policy import HELD, Doom, Hold, verdict
 
 log = get_logger(__name__)
@@ -37,9 +49,16 @@ def _chosen(session: Session, number: int) -> str:
     return chosen[number if len(chosen) > 1 else 0] if chosen else ""
 
 
-def snapshot_of(agents: list[Agent], pending: list[Session]) -> Snapshot:
+def snapshot_of(
+    agents: list[Agent],
+    pending: list[Session],
+    groups: tuple[Group, ...] = (),
+    shares: tuple[Share, ...] = (),
+) -> Snapshot:
     """Rows as the scheduler sees them."""
     return Snapshot(
+        groups=groups,
+        shares=shares,
         agents=tuple(
             AgentView(
                 id=agent.id,
@@ -72,10 +91,21 @@ def snapshot_of(agents: list[Agent], pending: list[Session]) -> Snapshot:
                     for number, kernel in enumerate(session.kernels)
                 ),
                 single_node=session.cluster_mode is ClusterMode.SINGLE_NODE,
+                user=str(session.user_id),
+                project=str(session.project_id),
+                domain=session.domain_name,
             )
             for session in pending
         ),
     )
+
+
+class _Rows(NamedTuple):
+    """What was read for a cycle beside the sessions that wait."""
+
+    agents: list[Agent]
+    groups: tuple[Group, ...]
+    shares: tuple[Share, ...]
 
 
 class Scheduling:
@@ -92,7 +122,7 @@ class Scheduling:
 
     async def _run(self) -> float | None:
         """Returns the seconds until a session that waits for its time may start."""
-        pending, agents, needs = await self._database.read(self._load)
+        pending, needs, rows = await self._database.read(self._load)
         if not pending:
             return None
         now = self._clock.now()
@@ -103,18 +133,22 @@ class Scheduling:
         }
         if any(verdicts.values()):
             pending = await self._keep(pending, verdicts)
-        await self._place(agents, pending)
+        await self._place(pending, rows)
         times = [one.until for one in verdicts.values() if isinstance(one, Hold) and one.until is not None]
         return (min(times) - now).total_seconds() + CLOCK_STEP_S if times else None
 
     @staticmethod
     def _load(
         conn: sa.Connection,
-    ) -> tuple[list[Session], list[Agent], dict[SessionId, list[Dependency]]]:
+    ) -> tuple[list[Session], dict[SessionId, list[Dependency]], "_Rows | None"]:
         pending = session_store.pending(conn)
+        if not pending:
+            return pending, {}, None
         held = [session.id for session in pending if session.reason in HELD]
         needs = session_store.dependencies(conn, held) if held else {}
-        return pending, agent_store.all_agents(conn), needs
+        asked = {session.resource_group for session in pending}
+        groups = tuple(group for group in store.groups(conn) if group.name in asked)
+        return pending, needs, _Rows(agent_store.all_agents(conn), groups, store.shares(conn, groups))
 
     async def _keep(
         self, pending: list[Session], verdicts: Mapping[SessionId, Hold | Doom | None]
@@ -157,12 +191,12 @@ class Scheduling:
             detail={"message": said.message},
         )
         if moved is not None:
-            cancel_kernels(conn, moved, now)
+            end_kernels(conn, moved, now)
 
-    async def _place(self, agents: list[Agent], pending: list[Session]) -> None:
-        if not pending:
+    async def _place(self, pending: list[Session], rows: "_Rows | None") -> None:
+        if not pending or rows is None:
             return
-        snapshot = snapshot_of(agents, pending)
+        snapshot = snapshot_of(rows.agents, pending, rows.groups, rows.shares)
         made = plan(snapshot)
         if not made.starts and all(_known(refusal, pending) for refusal in made.refusals):
             return

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -10,14 +11,12 @@ from ai.backend.common.errors import InvalidInput
 from ai.backend.common.ids import SessionId
 
 from ..access.model import Principal
-from ..access.policy import Action, Reach, reach
 from ..db import schema as t
 from ..db.database import Database
-from ..directory import store as directory
 from ..directory.model import Listing, Page
 from ..listing.statement import Field, Fields, condition, ordering
 from . import store
-from .model import Session, SessionStatus
+from .model import ClusterMode, Session, SessionResult, SessionStatus, SessionType
 
 _S = t.sessions.c
 _USER = t.users.c
@@ -33,9 +32,11 @@ def _named(column: sa.ColumnElement[str], key: sa.ColumnElement[bool]) -> sa.Col
 
 
 _OWNER = _USER.id == _S.user_id
+_STATUSES = {*SessionStatus, "PULLING", "PREPARED", "CREATING", "RUNNING_DEGRADED", "DEPRIORITIZING"}
+"""With published ones that this system never has: asking for them is right, and finds nothing."""
 FIELDS: Fields = {
     "id": _S.id,
-    "type": Field(_S.session_type, lower=True),
+    "type": Field(_S.session_type, lower=True, words={*SessionType, "system"}),
     "name": _S.name,
     "image": Field(t.kernels.c.image_name, any_of=_of_kernels),
     "agent_ids": Field(t.kernels.c.agent_id, any_of=_of_kernels),
@@ -47,15 +48,15 @@ FIELDS: Fields = {
     "full_name": _named(_USER.full_name, _OWNER),
     "access_key": _S.access_key,
     "scaling_group": _S.resource_group,
-    "cluster_mode": Field(_S.cluster_mode, lower=True),
+    "cluster_mode": Field(_S.cluster_mode, lower=True, words={*ClusterMode}),
     "cluster_size": sa.select(sa.func.count())
     .select_from(t.kernels)
     .where(t.kernels.c.session_id == _S.id)
     .correlate(t.sessions)
     .scalar_subquery(),
-    "status": Field(_S.status, upper=True),
+    "status": Field(_S.status, upper=True, words=_STATUSES),
     "status_info": _S.reason,
-    "result": Field(_S.result, lower=True),
+    "result": Field(_S.result, lower=True, words={*SessionResult}),
     "created_at": _S.created_at,
     "terminated_at": _S.terminated_at,
     "starts_at": _S.starts_at,
@@ -73,11 +74,10 @@ class Entry:
 
 
 def statuses_of(text: str | None) -> tuple[str, ...] | None:
-    """Statuses from a comma-separated list. Published statuses that this system never has are let pass. Raises InvalidInput."""
+    """Statuses from a comma-separated list. Raises InvalidInput."""
     words = tuple(word.strip().upper() for word in (text or "").split(",") if word.strip())
-    known = {*SessionStatus, "PULLING", "PREPARED", "CREATING", "RUNNING_DEGRADED", "DEPRIORITIZING"}
     for word in words:
-        if word not in known:
+        if word not in _STATUSES:
             raise InvalidInput(
                 f"no session status {word[:40]!r}", hint=f"One of {', '.join(SessionStatus)}.", field="status"
             )
@@ -88,17 +88,6 @@ class SessionCatalogue:
     def __init__(self, database: Database, memo: store.Memo) -> None:
         self._database = database
         self._memo = memo
-
-    @staticmethod
-    def _visible(principal: Principal) -> list[sa.ColumnElement[bool]]:
-        match reach(principal, Action.SESSION_READ):
-            case Reach.ALL:
-                return []
-            case Reach.DOMAIN:
-                return [_S.domain_name == principal.domain_name]
-            case Reach.OWN:
-                return [_S.user_id == principal.user_id]
-        return [sa.false()]
 
     async def page(
         self,
@@ -111,40 +100,43 @@ class SessionCatalogue:
         domain_name: str | None = None,
     ) -> Page[Entry]:
         """Newest first. Raises InvalidInput."""
-        where = self._visible(principal)
-        if statuses is not None:
-            where.append(_S.status.in_(statuses))
-        for column, value in (
-            (_S.access_key, access_key),
-            (_S.project_id, project_id),
-            (_S.domain_name, domain_name),
-        ):
-            if value is not None:
-                where.append(column == value)
-        wanted = condition(asked.filter, FIELDS)
-        if wanted is not None:
-            where.append(wanted)
-        order = [*(ordering(asked.order, FIELDS) or [_S.created_at.desc()]), _S.id]
+        selection = store.Selection(
+            statuses=None if statuses is None else frozenset(statuses),
+            access_key=access_key,
+            project_id=project_id,
+            domain_name=domain_name,
+        )
+        wanted, order = condition(asked.filter, FIELDS), ordering(asked.order, FIELDS)
+        limits = {"limit": asked.limit, "offset": asked.offset}
 
-        def op(conn: sa.Connection) -> Page[Entry]:
-            total = conn.execute(
-                sa.select(sa.func.count()).select_from(t.sessions).where(*where)
-            ).scalar_one()
-            found = self._memo.find(conn, *where, order=order, limit=asked.limit, offset=asked.offset)
-            return Page(items=_entries(conn, found), total_count=total)
+        def usual(conn: sa.Connection) -> Page[Entry]:
+            total, rows = store.usual_lists(principal, selection, named=True)
+            return self._page(conn, rows(conn, **limits), total(conn))
 
-        return await self._database.read(op)
+        def special(conn: sa.Connection) -> Page[Entry]:
+            where = [*store.visible(principal), *selection.where(), *([] if wanted is None else [wanted])]
+            total, rows = store.lists(where, order, named=True)
+            return self._page(conn, conn.execute(rows, limits).all(), conn.execute(total).all())
+
+        return await self._database.read(usual if wanted is None and not order else special)
+
+    def _page(
+        self, conn: sa.Connection, rows: Sequence[Sequence[Any]], total: Sequence[Sequence[Any]]
+    ) -> Page[Entry]:
+        entries = tuple(map(_entry, self._memo.read(conn, rows), rows))
+        return Page(items=entries, total_count=total[0][0])
 
     async def one(self, principal: Principal, session_id: UUID) -> Entry | None:
-        where = self._visible(principal)
-        found = await self._database.read(
-            lambda conn: _entries(conn, self._memo.find(conn, *where, _S.id == SessionId(session_id)))
-        )
-        return found[0] if found else None
+        _, rows = store.lists([*store.visible(principal), _S.id == SessionId(session_id)], named=True)
+
+        def op(conn: sa.Connection) -> Page[Entry]:
+            return self._page(conn, conn.execute(rows, {"limit": 1}).all(), [(1,)])
+
+        return next(iter((await self._database.read(op)).items), None)
 
     async def on_agents(self, principal: Principal, agent_ids: Sequence[str]) -> dict[str, list[Session]]:
         """Live sessions by the agents that hold kernels of theirs."""
-        where = self._visible(principal)
+        where = store.visible(principal)
         theirs = sa.select(t.kernels.c.session_id).where(t.kernels.c.agent_id.in_(list(agent_ids)))
         live = ~_S.status.in_(store.TERMINAL)
         found = await self._database.read(lambda conn: self._memo.find(conn, *where, live, _S.id.in_(theirs)))
@@ -170,16 +162,5 @@ class SessionCatalogue:
         return found
 
 
-def _entries(conn: sa.Connection, found: Sequence[Session]) -> list[Entry]:
-    projects, users = directory.names_of(
-        conn, {session.project_id for session in found}, {session.user_id for session in found}
-    )
-    return [
-        Entry(
-            session=session,
-            project_name=projects.get(session.project_id, ""),
-            user_email=users.get(session.user_id, ("", ""))[0],
-            full_name=users.get(session.user_id, ("", ""))[1],
-        )
-        for session in found
-    ]
+def _entry(session: Session, row: Sequence[Any]) -> Entry:
+    return Entry(session=session, project_name=row[3], user_email=row[4], full_name=row[5])

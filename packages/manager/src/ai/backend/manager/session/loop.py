@@ -16,9 +16,9 @@ from ..config import ManagerConfig
 from ..db.database import Database
 from ..loop import Loop
 from . import store
-from .machine import EXPIRED_REASONS, Event
+from .machine import EXPIRED_REASONS, expiry
 from .model import Session, SessionResult, SessionStatus
-from .transition import advance, cancel_kernels, stop_kernels
+from .transition import advance, end_kernels, stop_kernels
 
 log = get_logger(__name__)
 
@@ -67,7 +67,7 @@ class SessionLoops:
         moved = advance(
             conn,
             session,
-            Event.EXPIRED,
+            expiry(session),
             now=now,
             config=self._config,
             reason=reason,
@@ -81,13 +81,8 @@ class SessionLoops:
         )
         if moved.status is SessionStatus.TERMINATING:
             stop_kernels(conn, moved, reason=reason, forced=not timed_out, now=now)
-        elif moved.status is SessionStatus.CANCELLED:
-            cancel_kernels(conn, moved, now)
-        elif moved.status is SessionStatus.TERMINATED:
-            for kernel in moved.kernels:
-                if not kernel.status.terminal:
-                    store.update_kernel(conn, kernel.id, {"status": "TERMINATED", "status_changed_at": now})
-            store.touch_agents(conn, (kernel.agent_id for kernel in moved.kernels))
+        elif moved.status.terminal:
+            end_kernels(conn, moved, now)
 
     async def _collect(self) -> None:
         """An agent forgets an ended kernel only after this, so nothing is lost when it is away for a while."""

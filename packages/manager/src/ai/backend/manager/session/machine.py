@@ -27,6 +27,8 @@ class Event(enum.Enum):
     RESTART_REQUESTED = "restart-requested"
     STOP_REQUESTED = "stop-requested"
     ENDED = "ended"
+    NEVER_RAN = "never-ran"
+    """It has ended, and never ran: it failed to start, or somebody changed their mind."""
     EXPIRED = "expired"
 
 
@@ -43,14 +45,16 @@ TABLE: Table[SessionStatus, Event] = Table(
             PREPARING=_S.PREPARING,
             STARTED=_S.RUNNING,
             STOP_REQUESTED=_S.TERMINATING,
-            ENDED=_S.CANCELLED,
+            ENDED=_S.TERMINATED,
+            NEVER_RAN=_S.CANCELLED,
             EXPIRED=_S.TERMINATING,
         ),
         _S.PREPARING: row(
             Event,
             STARTED=_S.RUNNING,
             STOP_REQUESTED=_S.TERMINATING,
-            ENDED=_S.CANCELLED,
+            ENDED=_S.TERMINATED,
+            NEVER_RAN=_S.CANCELLED,
             EXPIRED=_S.TERMINATING,
         ),
         _S.RUNNING: row(
@@ -67,8 +71,8 @@ TABLE: Table[SessionStatus, Event] = Table(
             ENDED=_S.TERMINATED,
             EXPIRED=_S.TERMINATING,
         ),
-        _S.TERMINATING: row(Event, ENDED=_S.TERMINATED, EXPIRED=_S.ERROR),
-        _S.ERROR: row(Event, ENDED=_S.TERMINATED, EXPIRED=_S.TERMINATED),
+        _S.TERMINATING: row(Event, ENDED=_S.TERMINATED, NEVER_RAN=_S.CANCELLED, EXPIRED=_S.ERROR),
+        _S.ERROR: row(Event, ENDED=_S.TERMINATED, NEVER_RAN=_S.CANCELLED, EXPIRED=_S.TERMINATED),
         _S.TERMINATED: row(Event),
         _S.CANCELLED: row(Event),
     },
@@ -88,6 +92,15 @@ EVENT_NAMES: Mapping[SessionStatus, tuple[str, ...]] = {
     _S.CANCELLED: ("kernel_cancelled", "session_cancelled"),
 }
 """The published events that tell of a session's new status."""
+
+
+def history(before: Mapping[str, str], status: SessionStatus, now: datetime) -> dict[str, str]:
+    """When each status began, with the next one. What runs has been prepared, though a quick start passes between two reports of its
+    agent: then from when it was handed over, for published clients count the time of use from there."""
+    told = {**before, status.value: now.isoformat()}
+    if status is _S.RUNNING and _S.SCHEDULED.value in before:
+        told = {_S.PREPARING.value: before[_S.SCHEDULED.value], **told}
+    return told
 
 
 RESULT_EVENTS: Mapping[str, str] = {
@@ -152,8 +165,18 @@ _KERNEL_EVENTS = {
     KernelState.PREPARING: Event.PREPARING,
     KernelState.RUNNING: Event.STARTED,
     KernelState.STOPPING: Event.STOP_REQUESTED,
-    KernelState.TERMINATED: Event.ENDED,
 }
+
+
+def ran(session: Session) -> bool:
+    """Whether it ever ran. The whole of a short command may have passed between two reports: then its result tells of it."""
+    runs = session.status in (_S.RUNNING, _S.RESTARTING)
+    return runs or _S.RUNNING.value in session.status_history or session.result != SessionResult.UNDEFINED
+
+
+def expiry(session: Session) -> Event:
+    """What the end of a session's time in its status means. Whoever is given up is over, and how depends on whether it ran."""
+    return Event.NEVER_RAN if session.status is _S.ERROR and not ran(session) else Event.EXPIRED
 
 
 def react(
@@ -168,20 +191,23 @@ def react(
     changes: dict[KernelId, dict[str, Any]] = {}
     after: list[SessionStatus] = []
     reason, message = "", ""
+    main = reports.get(session.main.id)
+    ended = ran(session) or (main is not None and main.reason == TASK_FINISHED)
+    end = Event.ENDED if ended else Event.NEVER_RAN
     for kernel in session.kernels:
-        status, values, why = _kernel_change(kernel, reports.get(kernel.id), kernel.id in missing)
+        status, values, why = _kernel_change(kernel, reports.get(kernel.id), kernel.id in missing, end)
         after.append(status)
         if values:
             changes[kernel.id] = values
         if why and not reason:
             reason, message = why
-    event = _session_event(session.status, after)
+    event = _session_event(session.status, after, end)
     return Reaction(
         kernels=changes,
         event=event,
         reason=reason,
         message=message,
-        result=_result(session, reports.get(session.main.id), event, reason),
+        result=_result(session, main, event, reason),
     )
 
 
@@ -201,10 +227,12 @@ def _result(
 
 
 def _kernel_change(
-    kernel: Kernel, report: KernelReport | None, missing: bool
+    kernel: Kernel, report: KernelReport | None, missing: bool, end: Event
 ) -> tuple[SessionStatus, dict[str, Any], tuple[str, str] | None]:
+    if kernel.status is _S.RUNNING:
+        end = Event.ENDED  # it did run, though others of its session never came that far
     if missing:
-        target = TABLE.next(kernel.status, Event.ENDED)
+        target = TABLE.next(kernel.status, end)
         if isinstance(target, Drop):
             return kernel.status, {}, None
         return target, {"status": target}, (_LOST, _LOST_MESSAGE)
@@ -219,17 +247,17 @@ def _kernel_change(
     ):
         if value not in ("", None, {}) and getattr(kernel, column) != value:
             values[column] = value
-    event = _KERNEL_EVENTS.get(report.state)
+    event = end if report.state is KernelState.TERMINATED else _KERNEL_EVENTS.get(report.state)
     target = TABLE.next(kernel.status, event) if event else STALE
     if isinstance(target, Drop):
         return kernel.status, values, None
-    ending = event in (Event.STOP_REQUESTED, Event.ENDED)
+    ending = event in (Event.STOP_REQUESTED, Event.ENDED, Event.NEVER_RAN)
     return target, {**values, "status": target}, (report.reason, report.message) if ending else None
 
 
-def _session_event(status: SessionStatus, kernels: list[SessionStatus]) -> Event | None:
+def _session_event(status: SessionStatus, kernels: list[SessionStatus], end: Event) -> Event | None:
     if all(kernel.terminal for kernel in kernels):
-        event = Event.ENDED
+        event = end
     elif any(kernel.terminal or kernel is _S.TERMINATING for kernel in kernels):
         event = Event.STOP_REQUESTED  # one kernel gone means that the others have to go
     elif all(kernel is _S.RUNNING for kernel in kernels):

@@ -19,7 +19,7 @@ from ai.backend.common.ids import AgentId, KernelId, ProjectId, SessionId, check
 from ai.backend.common.quantity import CPU, MEM, ResourceSlots, format_size, parse_amount, parse_size
 
 from ..access.model import Principal
-from ..access.policy import Action, Reach, reach
+from ..access.policy import Action, Reach, may, reach
 from ..agents.model import Agent
 from ..callback.policy import check_url
 from ..config import ManagerConfig
@@ -47,6 +47,17 @@ TEXT_BYTES_MAX = 64 << 10
 STARTS_DAYS_MAX = 3660
 DEPENDENCIES_MAX = 64
 BATCH_TIMEOUT_S_MAX = 10 * 366 * 86400
+
+
+def allowed(principal: Principal, action: Action, session: Session) -> bool:
+    """Whether the principal may do this to the session."""
+    return may(
+        principal,
+        action,
+        user_id=session.user_id,
+        domain_name=session.domain_name,
+        project_id=session.project_id,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -143,8 +143,8 @@ def service_ports(label: str, preopen: Iterable[Any]) -> tuple[ServicePort, ...]
     return services + own
 
 
-def resolve(services: Iterable[ServicePort], app: str, port: int | None) -> int:
-    """The port of an app, its first unless one is asked for. Raises AppNotFound or InvalidInput."""
+def named(services: Iterable[ServicePort], app: str) -> ServicePort:
+    """Raises AppNotFound."""
     known = list(services)
     service = next((one for one in known if one.name == app), None)
     if service is None:
@@ -153,6 +153,12 @@ def resolve(services: Iterable[ServicePort], app: str, port: int | None) -> int:
             f"no app {app[:64]!r} in this session",
             hint=f"It has: {names}." if names else "Create it with preopen ports for programs of your own.",
         )
+    return service
+
+
+def resolve(services: Iterable[ServicePort], app: str, port: int | None) -> int:
+    """The port of an app, its first unless one is asked for. Raises AppNotFound or InvalidInput."""
+    service = named(services, app)
     if port is None:
         return service.ports[0]
     if port not in service.ports:

@@ -20,7 +20,6 @@ from ai.backend.common.errors import (
     AmbiguousSession,
     BackendError,
     Conflict,
-    Fault,
     Forbidden,
     InvalidInput,
     InvalidSessionState,
@@ -32,6 +31,7 @@ from ai.backend.common.errors import (
 from ai.backend.common.ids import (
     AgentId,
     KernelId,
+    ProjectId,
     Random,
     SessionId,
     check_session_name,
@@ -43,7 +43,7 @@ from ai.backend.common.stream import Stream
 from ai.backend.common.wire import rpc
 
 from ..access.model import Principal
-from ..access.policy import Action, Reach, may, reach
+from ..access.policy import Action, Reach, reach
 from ..agents import store as agent_store
 from ..config import ManagerConfig
 from ..db.database import Database
@@ -52,14 +52,15 @@ from ..event.hub import EventHub
 from ..event.model import Event as SessionEvent
 from ..identity.service import IdentityService
 from ..image import store as image_store
+from ..image.policy import owned_by
 from ..loop import Loop
 from ..resource import store as resource_store
 from . import store
-from .machine import Event
+from .machine import Event, ran
 from .model import Created, Dependency, Node, Session, SessionDraft, SessionPage, SessionStatus
-from .policy import DEPENDENCIES_MAX, Facts, Ids, admit
+from .policy import DEPENDENCIES_MAX, Facts, Ids, admit, allowed
 from .port import ServicePort, resolve
-from .transition import advance, announce, cancel_kernels, stop_kernels
+from .transition import advance, announce, end_kernels, stop_kernels
 
 R = TypeVar("R", bound=rpc.Message)
 
@@ -70,13 +71,6 @@ DOWNLOAD_BYTES_MAX = 1 << 20
 NODES_MAX = 1000
 """Of a dependency graph that is shown."""
 STEP_KEYS = ("clean", "build", "exec")
-
-
-class CommitUnsupported(Conflict):
-    """Sessions can't be committed to images here."""
-
-    code = "session.commit-unsupported"
-    fault = Fault.INFRASTRUCTURE
 
 
 class Route(NamedTuple):
@@ -113,7 +107,7 @@ class SessionService:
         self._wake = wake
         self._wake_enqueued = wake_enqueued
         self._memo = memo or store.Memo()
-        self._routes: dict[tuple[str, str, str, str], Route] = {}
+        self._routes: dict[tuple[str, str, str, bool | frozenset[ProjectId], str], Route] = {}
         self._waiters: dict[SessionId, set[asyncio.Event]] = {}
         self._queries: Counter[SessionId] = Counter()
         """Runs that were begun since the counts were last written."""
@@ -147,7 +141,11 @@ class SessionService:
             live, held = store.holdings(conn, principal.access_key)
             facts = Facts(
                 project_id=project_id,
-                images=image_store.all_images(conn),
+                images=[
+                    image
+                    for image in image_store.all_images(conn)
+                    if owned_by(image, principal.user_id)
+                ],
                 aliases=image_store.aliases(conn),
                 agents=agent_store.all_agents(conn),
                 resource_groups=resource_store.usable_groups(conn, principal, draft.domain_name, project_id),
@@ -184,9 +182,7 @@ class SessionService:
         found = store.get(conn, SessionId(session_id)) if session_id is not None else None
         if found is None:
             found = next(iter(store.by_name(conn, principal.access_key, ref, live_only=False)), None)
-        if found is None or not may(
-            principal, Action.SESSION_READ, user_id=found.user_id, domain_name=found.domain_name
-        ):
+        if found is None or not allowed(principal, Action.SESSION_READ, found):
             raise SessionNotFound(f"no session {ref[:80]!r} to depend on", hint="Give its name or its id.")
         return Dependency(id=found.id, name=found.name, status=found.status, result=found.result)
 
@@ -198,8 +194,7 @@ class SessionService:
         if not in_time:
             return Created(session=session, created=created, waited_out=True)
         # A short command may have ended before anybody looked: that is no failed start.
-        ran = session.is_batch and SessionStatus.RUNNING.value in session.status_history
-        if session.status is not SessionStatus.RUNNING and not ran:
+        if session.status is not SessionStatus.RUNNING and not (session.is_batch and ran(session)):
             raise KernelCreationFailed(
                 session.reason_detail.get("message")
                 or f"The session ended before it ran ({session.reason}).",
@@ -230,7 +225,7 @@ class SessionService:
         found = [
             session
             for session in await self._database.read(op)
-            if may(principal, Action.SESSION_READ, user_id=session.user_id, domain_name=session.domain_name)
+            if allowed(principal, Action.SESSION_READ, session)
         ]
         if not found:
             raise SessionNotFound(f"no session {ref[:80]!r}", hint="List yours with 'backend.ai ps'.")
@@ -238,20 +233,22 @@ class SessionService:
             matches = [{"id": str(s.id), "name": s.name, "status": s.status.value} for s in found]
             raise AmbiguousSession(f"{len(found)} sessions match {ref[:80]!r}", matches=matches)
         (session,) = found
-        if not may(principal, action, user_id=session.user_id, domain_name=session.domain_name):
+        if not allowed(principal, action, session):
             raise Forbidden(f"your role may look at the session {session.name!r}, but no more")
         return session
 
     async def list(
         self, principal: Principal, *, statuses: frozenset[SessionStatus] | None, limit: int, offset: int
     ) -> SessionPage:
+        selection = store.Selection(statuses=statuses)
         items, total = await self._database.read(
-            lambda conn: store.page(conn, principal, statuses, memo=self._memo, limit=limit, offset=offset)
+            lambda conn: store.page(conn, principal, selection, memo=self._memo, limit=limit, offset=offset)
         )
         return SessionPage(items=tuple(items), total_count=total)
 
     async def dependency_graph(self, principal: Principal, ref: str) -> Node:
-        """What a session depends on, all the way down. A session that is reached twice is shown twice, up to NODES_MAX in all."""
+        """What a session depends on, all the way down, as far as the principal may see it. A session that is reached twice is shown
+        twice, up to NODES_MAX in all."""
         root = await self._find(principal, ref, Action.SESSION_READ, live_only=False)
 
         def op(conn: sa.Connection) -> tuple[dict[SessionId, Session], dict[SessionId, list[SessionId]]]:
@@ -262,8 +259,9 @@ class SessionService:
                 for session_id, found in store.dependencies(conn, new).items():
                     needs[session_id] = [one.id for one in found]
                 reached = {one for session_id in new for one in needs[session_id]} - known.keys()
-                known |= {one.id: one for one in store.by_ids(conn, sorted(reached))}
-                new = sorted(reached)
+                found_now = store.by_ids(conn, sorted(reached))
+                known |= {one.id: one for one in found_now if allowed(principal, Action.SESSION_READ, one)}
+                new = sorted(reached & known.keys())
             return known, needs
 
         known, needs = await self._database.read(op)
@@ -273,7 +271,7 @@ class SessionService:
             nonlocal left
             shown = []
             for one in needs[session_id]:
-                if left > 0:
+                if left > 0 and one in known:
                     left -= 1
                     shown.append(node(one))
             return Node(session=known[session_id], depends_on=tuple(shown))
@@ -305,7 +303,7 @@ class SessionService:
         reason = "force-terminated" if forced else "user-requested"
 
         def may_end(one: Session) -> bool:
-            return may(principal, Action.SESSION_END, user_id=one.user_id, domain_name=one.domain_name)
+            return allowed(principal, Action.SESSION_END, one)
 
         def op(conn: sa.Connection) -> Sequence[SessionId]:
             now = self._clock.now()
@@ -346,7 +344,7 @@ class SessionService:
             detail={"message": message},
         )
         if moved is not None and moved.status is SessionStatus.CANCELLED:
-            cancel_kernels(conn, moved, now)
+            end_kernels(conn, moved, now)
         else:
             stop_kernels(conn, moved or session, reason=reason, forced=forced, now=now)
 
@@ -430,8 +428,12 @@ class SessionService:
             raise InvalidSessionState("only a running session can be renamed", status=session.status.value)
 
         def op(conn: sa.Connection) -> bool:
-            if store.by_name(conn, session.access_key, name, live_only=True):
-                raise SessionExists(f"a live session {name!r} exists", hint="Choose another name.")
+            if taken := store.by_name(conn, session.access_key, name, live_only=True):
+                raise SessionExists(
+                    f"a live session {name!r} exists",
+                    hint="Choose another name.",
+                    existingSessionId=str(taken[0].id),
+                )
             current = store.get(conn, session.id)
             return current is not None and store.rename(conn, current, name)
 
@@ -480,7 +482,13 @@ class SessionService:
         )
 
     async def interrupt(self, principal: Principal, ref: str, run_id: str = "") -> None:
-        await self._call(principal, ref, lambda k: rpc.Interrupt(kernel_id=k, run_id=run_id), rpc.Done)
+        await self._call(
+            principal,
+            ref,
+            lambda k: rpc.Interrupt(kernel_id=k, run_id=run_id),
+            rpc.Done,
+            action=Action.SESSION_INTERRUPT,
+        )
 
     async def complete(
         self, principal: Principal, ref: str, code: str, options: Mapping[str, Any]
@@ -577,12 +585,14 @@ class SessionService:
         *,
         timeout_s: float | None = None,
         counted: bool = False,
+        action: Action = Action.SESSION_USE,
     ) -> R:
-        # The role and the domain too: whoever loses them loses what they reached.
-        key = (principal.access_key, principal.role, principal.domain_name, ref)
+        # Roles and the domain too: whoever loses them loses what they reached. And no road for one action is taken for another.
+        usable = action is Action.SESSION_USE or principal.administers
+        key = (principal.access_key, principal.role, principal.domain_name, usable, ref)
         route = self._routes.get(key)
         if route is None:
-            route = await self._route(principal, ref)
+            route = await self._route(principal, ref, action)
             if len(self._routes) >= ROUTES_MAX:
                 self._routes.clear()
             self._routes[key] = route
@@ -602,27 +612,21 @@ class SessionService:
             await self._database.run(lambda conn: store.count_queries(conn, counts))
             self._queries -= counts
 
-    async def commit_status(self, principal: Principal, ref: str) -> Session:
-        """The session, none of whose containers is being made into an image."""
-        return await self._find(principal, ref, Action.SESSION_READ, live_only=True)
-
-    async def commit(self, principal: Principal, ref: str) -> None:
-        """Raises CommitUnsupported: no container backend here can make an image of a running container."""
-        await self._find(principal, ref, Action.SESSION_USE, live_only=True)
-        raise CommitUnsupported(
-            "this cluster can't make an image of a running session",
-            hint="Put files into a folder, or build an image with 'backend.ai image build'.",
-        )
-
-    async def _route(self, principal: Principal, ref: str) -> Route:
-        session = await self._find(principal, ref, Action.SESSION_USE, live_only=True)
-        kernel = session.main
-        if session.status is not SessionStatus.RUNNING or kernel.agent_id is None:
+    async def running(self, principal: Principal, ref: str, action: Action) -> Session:
+        """A session that runs. Raises InvalidSessionState, and what `get` raises, or Forbidden."""
+        session = await self._find(principal, ref, action, live_only=True)
+        if session.status is not SessionStatus.RUNNING or session.main.agent_id is None:
             raise InvalidSessionState(
                 f"the session {session.name!r} is {session.status.value}, not RUNNING",
                 hint=session.reason_detail.get("message", "") or "Wait until it runs.",
                 status=session.status.value,
             )
+        return session
+
+    async def _route(self, principal: Principal, ref: str, action: Action = Action.SESSION_USE) -> Route:
+        session = await self.running(principal, ref, action)
+        kernel = session.main
+        assert kernel.agent_id is not None, "it runs"
         return Route(session.id, kernel.id, kernel.agent_id)
 
     # -- waiting -------------------------------------------------------------------------------------------------------------

@@ -1,8 +1,11 @@
 """Rows of sessions and kernels."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
 
@@ -10,9 +13,9 @@ from ai.backend.common.ids import AccessKey, AgentId, KernelId, SessionId
 from ai.backend.common.quantity import ResourceSlots, sum_slots
 
 from ..access.model import Principal
-from ..access.policy import Action, Reach, reach
-from ..db.schema import agents, kernels, session_dependencies, sessions
-from ..db.statement import one_of, update_row
+from ..access.policy import Action, Reach, administered, reach
+from ..db.schema import agents, kernels, projects, session_dependencies, sessions, users
+from ..db.statement import Query, one_of, update_row
 from .model import ClusterMode, Dependency, Kernel, KernelStatus, Session, SessionStatus, SessionType
 from .port import ServicePort
 
@@ -111,7 +114,9 @@ class _Prepared:
 
 
 _FINGERPRINTS = sa.select(
-    sessions.c.id,
+    sa.type_coerce(sessions.c.id, sa.String).label(
+        "key"
+    ),  # as the database has it: converting costs as much as finding
     sessions.c.version,
     sa.select(sa.func.sum(kernels.c.revision))
     .where(kernels.c.session_id == sessions.c.id)
@@ -119,8 +124,8 @@ _FINGERPRINTS = sa.select(
     .scalar_subquery()
     .label("revision"),
 )
-_FINGERPRINT_BY_ID = _FINGERPRINTS.where(
-    sessions.c.id == sa.bindparam("session_id", type_=sessions.c.id.type)
+_fingerprint_by_id = Query(
+    _FINGERPRINTS.where(sessions.c.id == sa.bindparam("session_id", UUID(int=0), sessions.c.id.type))
 )
 
 
@@ -133,44 +138,36 @@ class Memo:
 
     def __init__(self, size: int = 4096) -> None:
         self._size = size
-        self._known: dict[SessionId, tuple[int, int, Session]] = {}
+        self._known: dict[Any, tuple[int, int, Session]] = {}
 
-    def find(
-        self,
-        conn: sa.Connection,
-        *where: sa.ColumnElement[bool],
-        order: Sequence[sa.ColumnElement[Any]] = (),
-        limit: int | None = None,
-        offset: int = 0,
-    ) -> list[Session]:
+    def find(self, conn: sa.Connection, *where: sa.ColumnElement[bool]) -> list[Session]:
         """Like `find`."""
-        query = _FINGERPRINTS.where(*where).order_by(*(order or _BY_AGE))
-        if limit is not None:
-            query = query.limit(limit).offset(offset)
-        return self._read(conn, conn.execute(query).all())
+        return self.read(conn, conn.execute(_FINGERPRINTS.where(*where).order_by(*_BY_AGE)).all())
 
     def get(self, conn: sa.Connection, session_id: SessionId) -> Session | None:
         """Like `get`."""
-        prints = conn.execute(_FINGERPRINT_BY_ID, {"session_id": session_id}).all()
-        return next(iter(self._read(conn, prints)), None)
+        return next(iter(self.read(conn, _fingerprint_by_id(conn, session_id=session_id))), None)
 
-    def _read(self, conn: sa.Connection, prints: Sequence[Any]) -> list[Session]:
-        found: dict[SessionId, Session] = {}
-        missing: dict[SessionId, tuple[int, int]] = {}
-        for session_id, version, revision in prints:
-            known = self._known.get(session_id)
-            if known is not None and known[:2] == (version, revision):
-                found[session_id] = known[2]
+    def read(self, conn: sa.Connection, prints: Sequence[Sequence[Any]]) -> list[Session]:
+        """The sessions of rows that begin with a fingerprint: key, version, revision."""
+        found: dict[Any, Session] = {}
+        missing: dict[Any, tuple[int, int]] = {}
+        for key, version, revision, *_ in prints:
+            known = self._known.get(key)
+            if known is not None and known[0] == version and known[1] == revision:
+                found[key] = known[2]
             else:
-                missing[session_id] = (version, revision)
-        ids = list(missing)
+                missing[key] = (version, revision)
+        keys = {UUID(str(key)): key for key in missing}
+        ids = list(keys)
         for start in range(0, len(ids), 500):
             for session in find(conn, sessions.c.id.in_(ids[start : start + 500])):
-                found[session.id] = session
+                key = keys[session.id]
+                found[key] = session
                 if len(self._known) >= self._size:
                     del self._known[next(iter(self._known))]
-                self._known[session.id] = (*missing[session.id], session)
-        return [found[session_id] for session_id, _, _ in prints]
+                self._known[key] = (*missing[key], session)
+        return [found[row[0]] for row in prints]
 
 
 def find(
@@ -197,11 +194,6 @@ def find(
 _LIVE = sessions.c.status.not_in([sa.literal_column(f"'{status}'") for status in TERMINAL])
 _find_by_id = _Prepared(sessions.c.id == sa.bindparam("session_id", type_=sessions.c.id.type))
 _STATUS = sa.select(sessions.c.status).where(
-    sessions.c.id == sa.bindparam("session_id", type_=sessions.c.id.type)
-)
-
-
-_FINGERPRINT_BY_ID = _FINGERPRINTS.where(
     sessions.c.id == sa.bindparam("session_id", type_=sessions.c.id.type)
 )
 
@@ -235,6 +227,12 @@ def by_ids(conn: sa.Connection, ids: Sequence[SessionId]) -> list[Session]:
     return found
 
 
+def of_main_kernel(conn: sa.Connection, kernel_id: KernelId) -> SessionId | None:
+    """The session whose main kernel this is."""
+    which = (kernels.c.id == kernel_id, kernels.c.cluster_role == "main")
+    return conn.execute(sa.select(kernels.c.session_id).where(*which)).scalar_one_or_none()
+
+
 def by_prefix(conn: sa.Connection, access_key: AccessKey, prefix: str) -> list[Session]:
     live = find(conn, sessions.c.access_key == access_key, _LIVE)
     return [
@@ -242,29 +240,72 @@ def by_prefix(conn: sa.Connection, access_key: AccessKey, prefix: str) -> list[S
     ]
 
 
+def visible(principal: Principal) -> list[sa.ColumnElement[bool]]:
+    """The condition for what the principal may read."""
+    match reach(principal, Action.SESSION_READ):
+        case Reach.ALL:
+            return []
+        case Reach.DOMAIN:
+            theirs = sessions.c.domain_name == principal.domain_name
+        case Reach.OWN:
+            theirs = sessions.c.user_id == principal.user_id
+        case Reach.NOTHING:
+            theirs = sa.false()
+    led = administered(principal, Action.SESSION_READ)
+    return [sa.or_(theirs, sessions.c.project_id.in_(led)) if led else theirs]
+
+
+def lists(
+    where: Sequence[sa.ColumnElement[bool]], order: Sequence[sa.ColumnElement[Any]] = (), *, named: bool
+) -> tuple["sa.Select[Any]", "sa.Select[Any]"]:
+    """How many sessions match; and their fingerprints, for bind parameters `limit` and `offset`, if `named` with the project's name, the
+    user's email and full name. Newest first, if no order is given."""
+    total = sa.select(sa.func.count()).select_from(sessions).where(*where)
+    rows = _FINGERPRINTS
+    if named:
+        rows = rows.add_columns(projects.c.name, users.c.email, users.c.full_name)
+        rows = rows.join(projects, projects.c.id == sessions.c.project_id)
+        rows = rows.join(users, users.c.id == sessions.c.user_id)
+    rows = rows.where(*where).order_by(*(order or [sessions.c.created_at.desc()]), sessions.c.id.desc())
+    return total, rows.limit(sa.bindparam("limit", 0)).offset(sa.bindparam("offset", 0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Sessions by what most lists ask for."""
+
+    statuses: frozenset[str] | None = None
+    access_key: str | None = None
+    project_id: UUID | None = None
+    domain_name: str | None = None
+
+    def where(self) -> list[sa.ColumnElement[bool]]:
+        found: list[sa.ColumnElement[bool]] = []
+        if self.statuses is not None:
+            found.append(sessions.c.status.in_(sorted(self.statuses)))
+        for column, value in (
+            (sessions.c.access_key, self.access_key),
+            (sessions.c.project_id, self.project_id),
+            (sessions.c.domain_name, self.domain_name),
+        ):
+            if value is not None:
+                found.append(column == value)
+        return found
+
+
+@lru_cache(maxsize=1024)
+def usual_lists(principal: Principal, selection: Selection, *, named: bool) -> tuple[Query, Query]:
+    """`lists` of what the principal may read."""
+    total, rows = lists([*visible(principal), *selection.where()], named=named)
+    return Query(total), Query(rows)
+
+
 def page(
-    conn: sa.Connection,
-    principal: Principal,
-    statuses: frozenset[SessionStatus] | None,
-    *,
-    memo: Memo,
-    limit: int,
-    offset: int,
+    conn: sa.Connection, principal: Principal, selection: Selection, *, memo: Memo, limit: int, offset: int
 ) -> tuple[list[Session], int]:
     """Newest first; only what the principal may read."""
-    where: list[sa.ColumnElement[bool]] = []
-    match reach(principal, Action.SESSION_READ):
-        case Reach.DOMAIN:
-            where.append(sessions.c.domain_name == principal.domain_name)
-        case Reach.OWN:
-            where.append(sessions.c.user_id == principal.user_id)
-        case Reach.NOTHING:
-            return [], 0
-    if statuses is not None:
-        where.append(sessions.c.status.in_([status.value for status in statuses]))
-    total = conn.execute(sa.select(sa.func.count()).select_from(sessions).where(*where)).scalar_one()
-    order = (sessions.c.created_at.desc(), sessions.c.id)
-    return memo.find(conn, *where, order=order, limit=limit, offset=offset), total
+    total, rows = usual_lists(principal, selection, named=False)
+    return memo.read(conn, rows(conn, limit=limit, offset=offset)), total(conn)[0][0]
 
 
 _HELD = sa.select(sessions.c.requested_slots).where(

@@ -12,7 +12,7 @@ from ai.backend.common.machine import Drop
 from ..config import ManagerConfig
 from ..event import store as event_store
 from . import store
-from .machine import EVENT_NAMES, RESULT_EVENTS, TABLE, Event, deadline
+from .machine import EVENT_NAMES, RESULT_EVENTS, TABLE, Event, deadline, history
 from .model import Session, SessionResult
 
 
@@ -26,6 +26,7 @@ def announce(
         "ownerAccessKey": session.access_key,
         "userId": str(session.user_id),
         "domainName": session.domain_name,
+        "projectId": str(session.project_id),
         "reason": session.reason,
         "message": session.reason_detail.get("message", ""),
         "exitCode": session.main.exit_code,
@@ -70,7 +71,7 @@ def advance(
     values: dict[str, Any] = {
         "status": status.value,
         "status_changed_at": now,
-        "status_history": {**session.status_history, status.value: now.isoformat()},
+        "status_history": history(session.status_history, status, now),
         "deadline_at": deadline(status, now, config, batch_timeout_s=session.batch_timeout_s),
         "reason": session.reason if kept else reason,
         "reason_detail": session.reason_detail if kept else dict(detail or {}),
@@ -100,7 +101,9 @@ def stop_kernels(conn: sa.Connection, session: Session, *, reason: str, forced: 
     store.touch_agents(conn, (kernel.agent_id for kernel in session.kernels))
 
 
-def cancel_kernels(conn: sa.Connection, session: Session, now: datetime) -> None:
-    """For a session that never left the queue: no agent knows its kernels."""
+def end_kernels(conn: sa.Connection, session: Session, now: datetime) -> None:
+    """For a session that is over without its agents' word: it never left the queue, or was given up."""
     for kernel in session.kernels:
-        store.update_kernel(conn, kernel.id, {"status": "CANCELLED", "status_changed_at": now})
+        if not kernel.status.terminal:
+            store.update_kernel(conn, kernel.id, {"status": session.status.value, "status_changed_at": now})
+    store.touch_agents(conn, (kernel.agent_id for kernel in session.kernels))

@@ -10,6 +10,9 @@ from .model import Task, TaskStatus
 
 KEPT = timedelta(hours=24)
 """How long a finished task can still be asked for."""
+SEEN_EVERY_S = 20.0
+GONE_AFTER = timedelta(seconds=90)
+"""So long without a word from whoever runs it, and it is not run any more. Several words may be late, and clocks differ."""
 MESSAGE_MAX = 2000
 ABANDONED = "The manager that ran it was stopped."
 UNEXPECTED = "Something unexpected went wrong in the server."

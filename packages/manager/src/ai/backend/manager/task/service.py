@@ -1,8 +1,8 @@
 """Runs background tasks and tells whoever waits for them.
 
 While a task runs, this process knows best how far it is; watchers are woken from memory, and the row is written at its start, once in
-a while, and at its end. Rows of running tasks that are older than this process are of a manager that died: the loop marks them. That is
-right as long as one manager works on a database; when there are several, rows will need the name of theirs.
+a while, and at its end. Whoever runs a task says so in its row every SEEN_EVERY_S. Of whose task nothing was said for GONE_AFTER is gone:
+the loop of any manager on the database marks such tasks.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from ..db.database import Database
 from ..loop import Loop
 from . import store
 from .model import Task, TaskEvent, TaskStatus, Work
-from .policy import ABANDONED, KEPT, advanced, ended, may_watch
+from .policy import ABANDONED, GONE_AFTER, KEPT, SEEN_EVERY_S, advanced, ended, may_watch
 
 log = get_logger(__name__)
 
@@ -66,10 +66,9 @@ class TaskService:
         self._database = database
         self._clock = clock
         self._rng = rng
-        self._began = clock.now()
         self._running: dict[UUID, _Running] = {}
         self._jobs: set[asyncio.Task[None]] = set()
-        self.loop = Loop("tasks", self._tidy, period_s=3600.0)
+        self.loop = Loop("tasks", self._tidy, period_s=SEEN_EVERY_S)
 
     async def start(self, principal: Principal, name: str, work: Work) -> UUID:
         """Begins the work and returns the task's id. Raises Unavailable when too much is going on already."""
@@ -152,10 +151,17 @@ class TaskService:
 
     async def _tidy(self) -> None:
         now = self._clock.now()
-        lost = await self._database.run(lambda conn: store.abandon(conn, self._began, ABANDONED, now))
+        if self._running:
+            mine = list(self._running)
+            await self._database.run(lambda conn: store.seen(conn, mine, now))
+        # Seldom is anything to do: look without keeping others from writing.
+        gone, old = now - GONE_AFTER, now - KEPT
+        if not await self._database.read(lambda conn: store.is_untidy(conn, gone, old)):
+            return
+        lost = await self._database.run(lambda conn: store.abandon(conn, gone, ABANDONED, now))
         if lost:
             log.warning("tasks-abandoned", count=lost)
-        await self._database.run(lambda conn: store.forget_before(conn, now - KEPT))
+        await self._database.run(lambda conn: store.forget_before(conn, old))
 
     async def close(self) -> None:
         """Breaks off what runs and writes that it was."""

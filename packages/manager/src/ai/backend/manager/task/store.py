@@ -1,5 +1,6 @@
 """Rows of background tasks."""
 
+from collections.abc import Collection
 from datetime import datetime
 from uuid import UUID
 
@@ -24,6 +25,7 @@ def insert(conn: sa.Connection, task: Task) -> None:
             "total_progress": task.total,
             "message": task.message,
             "created_at": task.created_at,
+            "seen_at": task.created_at,
         },
     )
 
@@ -61,13 +63,29 @@ def update(conn: sa.Connection, task: Task) -> None:
     )
 
 
-def abandon(conn: sa.Connection, begun_before: datetime, message: str, now: datetime) -> int:
-    """Marks running tasks of before that time as failed; returns how many there were."""
-    lost = sa.update(tasks).where(
-        tasks.c.status == TaskStatus.STARTED.value, tasks.c.created_at < begun_before
-    )
+def seen(conn: sa.Connection, task_ids: Collection[UUID], now: datetime) -> None:
+    """Whoever runs these says that it does."""
+    conn.execute(sa.update(tasks).where(tasks.c.id.in_(task_ids)).values(seen_at=now))
+
+
+def _unseen_since(when: datetime) -> sa.ColumnElement[bool]:
+    # Rows of an older release have no word but their beginning.
+    last = sa.func.coalesce(tasks.c.seen_at, tasks.c.created_at)
+    return sa.and_(tasks.c.status == TaskStatus.STARTED.value, last < when)
+
+
+def is_untidy(conn: sa.Connection, seen_before: datetime, finished_before: datetime) -> bool:
+    """Whether `abandon` or `forget_before` would find anything."""
+    any_such = sa.or_(_unseen_since(seen_before), tasks.c.finished_at < finished_before)
+    return conn.execute(sa.select(tasks.c.id).where(any_such).limit(1)).first() is not None
+
+
+def abandon(conn: sa.Connection, seen_before: datetime, message: str, now: datetime) -> int:
+    """Marks tasks as failed that nobody has said to run since that time; returns how many there were."""
     return conn.execute(
-        lost.values(status=TaskStatus.FAILED.value, message=message, finished_at=now)
+        sa.update(tasks)
+        .where(_unseen_since(seen_before))
+        .values(status=TaskStatus.FAILED.value, message=message, finished_at=now)
     ).rowcount
 
 

@@ -8,6 +8,7 @@ import binascii
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 from uuid import UUID
@@ -207,6 +208,56 @@ def draft_of(template: Template, over: Overlay) -> SessionDraft:
         **{key: value for key, value in optional.items() if value is not None},
         **over.rest,
     )
+
+
+def cluster_draft(cluster: Template, nodes: Mapping[str, Template], over: Overlay) -> SessionDraft:
+    """The session that a cluster template and a request describe together. `nodes`: the session templates of its nodes, by id.
+
+    All containers of a session are alike here. So the nodes have to be, but for what the main one runs; others are refused rather than
+    made into something else. Raises InvalidInput.
+    """
+    spec = cluster.body["spec"]
+    main, *others = sorted(spec["nodes"], key=lambda node: node["role"] != "main")
+    template = nodes[main["session_template"]]
+    for node in others:
+        if node["role"] != "sub":
+            raise InvalidInput(
+                f"the role {node['role']!r} can't be given here: containers are main and sub",
+                hint="Name the role sub in the cluster template.",
+                field="spec.nodes.role",
+            )
+        differs = _difference(template, nodes[node["session_template"]])
+        if differs:
+            raise InvalidInput(
+                f"the nodes differ in {differs}, and all containers of a session are alike here",
+                hint="Use one session template for all nodes, or sessions of their own.",
+                field="spec.nodes.session_template",
+            )
+    filled = replace(
+        over,
+        domain_name=over.domain_name or cluster.domain_name,
+        project=over.project or str(cluster.project_id),
+        tag=over.tag or cluster.body["metadata"]["tag"],
+        environ={**template.body["spec"]["kernel"]["environ"], **spec["environ"]},
+        mounts={**template.body["spec"]["mounts"], **spec["mounts"]},
+        cluster_size=sum(node["replicas"] for node in spec["nodes"]),
+        cluster_mode=cluster.body["mode"],
+    )
+    return draft_of(template, filled)
+
+
+def _difference(one: Template, other: Template) -> str:
+    """In what two containers made of these templates would differ; empty: in nothing."""
+
+    def parts(template: Template) -> dict[str, Any]:
+        spec = template.body["spec"]
+        kernel = spec["kernel"]
+        found = {name: kernel[name] for name in ("image", "architecture", "environ")}
+        found |= {"git": kernel.get("git"), "bootstrap": kernel["run"]["bootstrap"]}
+        return found | {name: spec[name] for name in ("resources", "mounts")}
+
+    mine, theirs = parts(one), parts(other)
+    return ", ".join(name for name in mine if mine[name] != theirs[name])
 
 
 def script_of(kernel: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from ..session.model import SessionDraft
 from ..yamltext import documents_of
 from . import store
 from .model import Document, Overlay, Template, TemplateNotFound, TemplateType
-from .policy import BODY_BYTES_MAX, documents, draft_of
+from .policy import BODY_BYTES_MAX, cluster_draft, documents, draft_of
 
 TEMPLATES_MAX = 1000
 """Of one user."""
@@ -105,6 +105,13 @@ class TemplateService:
     async def draft(self, principal: Principal, template_id: str, over: Overlay) -> SessionDraft:
         """What to create from a session template. Raises TemplateNotFound or InvalidInput."""
         return draft_of(await self.get(principal, TemplateType.TASK, template_id), over)
+
+    async def cluster_draft(self, principal: Principal, template_id: str, over: Overlay) -> SessionDraft:
+        """What to create from a cluster template. Raises TemplateNotFound, also for a node's, or InvalidInput."""
+        cluster = await self.get(principal, TemplateType.CLUSTER, template_id)
+        wanted = {node["session_template"] for node in cluster.body["spec"]["nodes"]}
+        nodes = {one: await self.get(principal, TemplateType.TASK, one) for one in sorted(wanted)}
+        return cluster_draft(cluster, nodes, over)
 
     async def _writable(self, principal: Principal, kind: TemplateType, template_id: str) -> Template:
         found = await self.get(principal, kind, template_id)

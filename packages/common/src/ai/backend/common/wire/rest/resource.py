@@ -143,5 +143,11 @@ class UseBin(msgspec.Struct, frozen=True, kw_only=True):
     disk_used: Measure
 
 
+class SyncAgent(Form, frozen=True, kw_only=True):
+    ALIASES: ClassVar[dict[str, str]] = {"agentid": "agent"}
+
+    agent: str
+
+
 class WatchAgent(Form, frozen=True, kw_only=True):
     agent_id: str = msgspec.field(name="agent_id")

@@ -322,6 +322,35 @@ class CommitStatus(Reply, frozen=True, kw_only=True):
     kernel: str
 
 
+class CommitSession(OwnedForm, frozen=True, kw_only=True):
+    filename: Annotated[
+        str | None, Meta(description="The archive's; `.tar.gz` is added. The session's name and the time if not given.")
+    ] = None
+
+
+class CommitBegun(msgspec.Struct, frozen=True, kw_only=True):
+    bgtask_id: str
+    kernel: str
+    path: Annotated[str, Meta(description="Below the agent's folder of archives.")]
+
+
+class ImagifySession(OwnedForm, frozen=True, kw_only=True):
+    image_name: Annotated[str, Meta(description="A name, and a tag if you like: `mine` or `mine:v2`.")] = msgspec.field(
+        name="image_name"
+    )
+    image_visibility: Annotated[str | None, Meta(description="`user`.")] = msgspec.field(
+        default=None, name="image_visibility"
+    )
+    image_owner_id: Annotated[str | None, Meta(description="Yourself.")] = msgspec.field(
+        default=None, name="image_owner_id"
+    )
+
+
+class ImagifyBegun(msgspec.Struct, frozen=True, kw_only=True):
+    task_id: str
+    image: Annotated[str, Meta(description="Its full name.")]
+
+
 class MatchSessions(OwnedForm, frozen=True, kw_only=True):
     id: Annotated[str, Meta(description="The beginning of a name or id.")]
 
@@ -365,6 +394,37 @@ class AppItem(Reply, frozen=True, kw_only=True):
     name: str
     protocol: Annotated[str, Meta(description="`http`, `tcp`, `preopen` or `pty`.")]
     ports: list[int]
+
+
+class StartService(StreamApp, frozen=True, kw_only=True):
+    login_session_token: Annotated[str | None, Meta(description="Handed on to the coordinator.")] = (
+        msgspec.field(default=None, name="login_session_token")
+    )
+
+
+class ServiceStarted(Reply, frozen=True, kw_only=True):
+    token: Annotated[str, Meta(description="Of the coordinator, for the way to this service.")]
+    wsproxy_addr: Annotated[str, Meta(description="Where the coordinator is.")] = msgspec.field(
+        name="wsproxy_addr"
+    )
+
+
+class ShutdownService(OwnedForm, frozen=True, kw_only=True):
+    ALIASES: ClassVar[dict[str, str]] = {"app": "service_name", "service": "service_name"}
+
+    service_name: Annotated[str, Meta(description="A service of the session.")] = msgspec.field(
+        name="service_name"
+    )
+
+
+class DirectAccess(Reply, frozen=True, kw_only=True):
+    """Nothing: no session here is one that is reached directly."""
+
+
+class GetTaskLog(OwnedForm, frozen=True, kw_only=True):
+    ALIASES: ClassVar[dict[str, str]] = {"sessionname": "taskId", "sessionid": "taskId"}
+
+    task_id: Annotated[str, Meta(description="A batch session, by id or name, or its main container by id.")]
 
 
 class TerminalFrame(Form, frozen=True, kw_only=True):

@@ -123,3 +123,32 @@ class CreateFromTemplate(OwnedForm, frozen=True, kw_only=True):
     dependencies: list[str] = msgspec.field(default_factory=list)
     callback_url: str | None = msgspec.field(default=None, name="callback_url")
     config: FromTemplateConfig = FromTemplateConfig()
+
+
+class CreateCluster(OwnedForm, frozen=True, kw_only=True):
+    """What is missing, null or empty comes from the template."""
+
+    ALIASES: ClassVar[dict[str, str]] = {
+        "sessionname": "name",
+        "clientsessiontoken": "name",
+        "sessiontype": "type",
+        "groupname": "group",
+        "project": "group",
+        "domainname": "domain",
+        "scalinggroup": "resourceGroup",
+    }
+
+    template_id: Annotated[str, Meta(description="Of a cluster template.")] = msgspec.field(
+        name="template_id"
+    )
+    name: str
+    type: str | None = None
+    group: str | None = None
+    domain: str | None = None
+    resource_group: Annotated[
+        str | None, Meta(description="Where to run; also accepted as `scaling_group`.")
+    ] = None
+    tag: str | None = None
+    enqueue_only: bool = False
+    max_wait_seconds: float = 0
+    reuse_if_exists: bool = True

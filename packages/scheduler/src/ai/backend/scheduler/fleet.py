@@ -1,0 +1,110 @@
+"""The agents of a snapshot as matrices of integers, so that a question is put to all of them at once.
+
+A row is an agent, a column a slot or a device. Taking and giving back is exact; each change is noted, so that others know what they have to
+look at again. Usage is summed from the snapshot's rows: nothing else keeps sums.
+
+The devices that are looked at one by one are of the family and model of an agent's first one.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ai.backend.common.quantity import ResourceSlots
+
+from .demand import WHOLE, Demand
+from .model import AgentView
+
+Ints = NDArray[np.int64]
+Rows = NDArray[np.intp]
+Bools = NDArray[np.bool_]
+
+
+class Taken(NamedTuple):
+    """What a demand holds of an agent, to give back: the devices by number, and how much of each."""
+
+    row: int
+    demand: Demand
+    devices: tuple[int, ...]
+
+
+class Fleet:
+    """Attributes:
+    agents: by row.
+    free: amounts of each agent's slots, by `columns`.
+    devices: milli that are free of each device; 0 where there is none.
+    changes: the rows that changed, in order; it only grows.
+    scale: the most that any agent has of each slot.
+    """
+
+    def __init__(self, agents: Sequence[AgentView]) -> None:
+        self.agents = list(agents)
+        self.row = {agent.id: number for number, agent in enumerate(self.agents)}
+        names = {str(name) for agent in self.agents for name in (*agent.capacity, *agent.occupied)}
+        self.columns = {name: number for number, name in enumerate(sorted(names))}
+        rows, width = len(self.agents), max((len(agent.devices) for agent in self.agents), default=0)
+        self.capacity = np.zeros((rows, len(self.columns)), np.int64)
+        self.free = np.zeros((rows, len(self.columns)), np.int64)
+        self.devices = np.zeros((rows, width), np.int64)
+        self.changes: list[int] = []
+        self.models = sorted({device.model for agent in self.agents for device in agent.devices[:1]})
+        self.model = np.full(rows, -1, np.int64)
+        self.families = sorted({agent.devices[0].family for agent in self.agents if agent.devices})
+        self.family = np.full(rows, -1, np.int64)
+        for number, agent in enumerate(self.agents):
+            for name, amount in agent.capacity.items():
+                self.capacity[number, self.columns[name]] = amount
+            self.free[number] = self.capacity[number]
+            for name, amount in agent.occupied.items():
+                self.free[number, self.columns[name]] -= amount
+            for place, device in enumerate(agent.devices):
+                self.devices[number, place] = device.free
+            if agent.devices:
+                self.model[number] = self.models.index(agent.devices[0].model)
+                self.family[number] = self.families.index(agent.devices[0].family)
+
+        self.scale = np.maximum(self.capacity.max(axis=0, initial=1), 1).astype(float)
+        self._amounts: dict[Demand, Ints] = {}
+
+    def amounts(self, demand: Demand) -> Ints:
+        """A row of `columns`; slots that no agent has are left out: see `lacking`."""
+        found = self._amounts.get(demand)
+        if found is None:
+            found = self._amounts[demand] = np.zeros(len(self.columns), np.int64)
+            for name, amount in demand.slots.items():
+                if name in self.columns:
+                    found[self.columns[name]] = amount
+        return found
+
+    def lacking(self, slots: ResourceSlots) -> bool:
+        """Whether no agent has even heard of a slot that is asked for."""
+        return any(name not in self.columns for name in slots)
+
+    def free_of(self, row: int) -> ResourceSlots:
+        return ResourceSlots({name: int(self.free[row, place]) for name, place in self.columns.items()})
+
+    def take(self, row: int, demand: Demand, device: int = -1) -> Taken:
+        """Reserves; `device` is the one that a share is taken of. The caller has checked that it fits."""
+        amounts = self.amounts(demand)
+        self.free[row] -= amounts
+        assert ((self.free[row] >= 0) | (amounts == 0)).all(), "reserved more than is free"
+        devices: tuple[int, ...] = ()
+        if demand.share:
+            devices = (device,)
+            self.devices[row, device] -= demand.share
+        elif demand.devices:
+            devices = tuple(np.nonzero(self.devices[row] == WHOLE)[0][: demand.devices].tolist())
+            self.devices[row, list(devices)] = 0
+            assert len(devices) == demand.devices, "reserved more devices than are free"
+        assert not devices or self.devices[row].min() >= 0, "reserved more of a device than is free"
+        self.changes.append(row)
+        return Taken(row, demand, devices)
+
+    def give_back(self, taken: Taken) -> None:
+        row, demand, devices = taken
+        self.free[row] += self.amounts(demand)
+        for device in devices:
+            self.devices[row, device] += demand.share or WHOLE
+        self.changes.append(row)
