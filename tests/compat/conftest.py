@@ -1,5 +1,6 @@
 """One cluster for the whole run; each published client against it, and a table of what each of them could do at the end."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from . import cluster as clusters
 from . import installs
 from .client import CALLS, Client, machine_environ
 from .cluster import Account, Cluster
+from .interpreters import NoInterpreter
 from .sessions import Running, running
 from .starter import Starter
 
@@ -20,10 +22,13 @@ INSTALLING_S = 900
 """A broken run's end, not an expectation: a client's first use installs a hundred distributions."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In parallel each client keeps to one process, and so to one cluster."""
     for item in items:
-        if HERE in item.path.parents:
+        if client := _client_under_test(item):
             item.add_marker(pytest.mark.timeout(INSTALLING_S))
+            item.add_marker(pytest.mark.xdist_group(client))
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +36,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     running = clusters.start(tmp_path_factory.mktemp("compat") / "home")
     yield running
     clusters.stop(running)
+
+
+def installed(install: Callable[[], Path]) -> Path:
+    """A client that its machine can't run is skipped, but in continuous integration."""
+    try:
+        return install()
+    except NoInterpreter as missing:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(missing))
 
 
 @pytest.fixture(scope="session", params=list(installs.RELEASES))
@@ -41,7 +56,12 @@ def version(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def venv(version: str) -> Path:
-    return installs.install_python_client(installs.RELEASES[version])
+    return installed(lambda: installs.install_python_client(installs.RELEASES[version]))
+
+
+@pytest.fixture(scope="session")
+def js_folder() -> Path:
+    return installed(installs.install_js_client)
 
 
 @pytest.fixture(scope="session")

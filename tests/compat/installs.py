@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .interpreters import find_python
+from .interpreters import NoInterpreter, find_python
 
 HERE = Path(__file__).parent
 MARKER = ".complete"
@@ -39,7 +39,7 @@ JS_VERSION = "21.3.1"
 
 
 def install_python_client(release: Release) -> Path:
-    """The virtual environment of a client."""
+    """The virtual environment of a client. Raises NoInterpreter."""
 
     def fill(folder: Path) -> None:
         _run(str(find_python(release.python)), "-m", "venv", str(folder))
@@ -49,7 +49,9 @@ def install_python_client(release: Release) -> Path:
 
 
 def install_js_client() -> Path:
-    """The folder whose node_modules holds the JavaScript client."""
+    """The folder whose node_modules holds the JavaScript client. Raises NoInterpreter."""
+    if not shutil.which("npm") or not shutil.which("node"):
+        raise NoInterpreter("node and npm are not on PATH: your system's packages of them, 18 or newer")
     wanted = [HERE / "node/package.json", HERE / "node/package-lock.json"]
 
     def fill(folder: Path) -> None:

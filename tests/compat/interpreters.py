@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class NoInterpreter(RuntimeError):
-    """The machine has no Python of the wanted version."""
+    """The machine has nothing that runs the client."""
 
 
 def find_python(version: str) -> Path:

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import time
+import uuid
 from collections.abc import Iterator
 
 import pytest
@@ -124,7 +125,8 @@ def test_a_job_after_a_failure_is_cancelled(user: Client) -> None:
 
 
 def test_depending_on_nothing_known_is_refused(user: Client) -> None:
-    done = user.cli("session", "create", *SMALL, "--depends", "no-such-session", "python").failed()
+    """By an id: 26.x takes nothing else."""
+    done = user.cli("session", "create", *SMALL, "--depends", str(uuid.uuid4()), "python").failed()
     assert "No such session." in done.text
 
 
@@ -177,9 +179,10 @@ def test_a_cluster_knows_itself(user: Client) -> None:
 
 
 @pytest.mark.usefixtures("two_containers")
-def test_a_cluster_from_the_command_line(user: Client) -> None:
+def test_a_cluster_from_the_command_line(user: Client, version: str) -> None:
     name = new_name("cli-cluster")
-    size = ("--cluster-size", "2", "--cluster-mode", "multi-node")
+    mode = "multi_node" if version == "26.9.6" else "multi-node"
+    size = ("--cluster-size", "2", "--cluster-mode", mode)
     try:
         user.cli("session", "create", *SMALL, *size, "-t", name, "python").ok()
         (row,) = user.items("ps", "-f", "name,cluster_size,cluster_mode", "--filter", f'name == "{name}"')

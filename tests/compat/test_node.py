@@ -28,11 +28,6 @@ class JsClient:
         return json.loads(done.stdout.strip().rsplit("\n", 1)[-1])
 
 
-@pytest.fixture(scope="session")
-def js_folder() -> Path:
-    return installs.install_js_client()
-
-
 def js_client(cluster: Cluster, account: Account, folder: Path, home: Path) -> JsClient:
     env = {**cluster.env(account), "JS_CLIENT": str(folder), "NODE_NO_WARNINGS": "1"}
     return JsClient(Client(installs.JS_VERSION, ["node", str(RUNNER)], home, env))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from .client import Client
-from .sessions import SMALL, Running, execute, new_name, running
+from .sessions import Running, execute, running
 
 STREAM = """
 import asyncio, json
@@ -191,8 +191,10 @@ def test_apps_are_listed(user: Client, opened: Running, live: Running) -> None:
     assert user.sdk(APPS, name=live.name) == []
 
 
-def test_apps_for_people(user: Client, opened: Running) -> None:
-    assert "3000" in user.cli("apps", "-l", opened.name).ok().text
+def test_apps_for_people(user: Client, opened: Running, version: str) -> None:
+    assert "app services: 3000, 3001" in user.cli("apps", "-l", opened.name).ok().text
+    if version == "23.9.10":
+        return  # it stumbles over a name
     told = user.cli("apps", opened.name, "3001").ok().text
     assert "Service 3001 does not have customizable arguments." in told
 
@@ -220,15 +222,10 @@ def test_a_service_without_a_proxy_is_told(user: Client, opened: Running) -> Non
 
 
 @pytest.fixture
-def listening(user: Client) -> Iterator[str]:
+def listening(user: Client, opened: Running) -> str:
     """A session where a small web server listens on a port that was opened in advance."""
-    name = new_name("tunnel")
-    try:
-        user.cli("session", "create", *SMALL, "--preopen", "3000", "-t", name, "python").ok()
-        assert execute(user, name, LISTENER)["console"] == [["stdout", "listening\n"]]
-        yield name
-    finally:
-        user.cli("session", "destroy", name)
+    assert execute(user, opened.name, LISTENER)["console"] == [["stdout", "listening\n"]]
+    return opened.name
 
 
 def free_port() -> int:

@@ -130,7 +130,10 @@ def test_containers_of_a_session_reach_each_other_by_name_and_nothing_else(
         probe.connect(("192.0.2.1", 9))
         words = ("-e", f"OUTSIDE={probe.getsockname()[0]}", "-e", f"PORT={listener.getsockname()[1]}")
         made = make(cluster, "trio-one", ASK, tmp_path, *words)
-        assert outcome(cluster, made)[2:] == ("success", 0), (listed(cluster, made), cluster.cli("logs", made).stdout)
+        assert outcome(cluster, made)[2:] == ("success", 0), (
+            listed(cluster, made),
+            cluster.cli("logs", made).stdout,
+        )
     said = cluster.cli("logs", made).stdout
     assert "sub1 says sub1\nsub2 says sub2\n" in said
     assert "nothing at the outside\nnothing at the machine\nmain1 3 0o600 True\n" in said

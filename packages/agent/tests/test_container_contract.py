@@ -11,6 +11,7 @@ import pytest
 from ai.backend.agent.container.model import ExitCause, ExitInfo
 from ai.backend.testkit.container_contract import EAT_MEMORY, ContainerContract, RealContainerContract
 from ai.backend.testkit.fake_container import FAKE_IMAGE, FakeBackend, FakeContainer, FakeWorld
+from ai.backend.testkit.network_contract import NetworkContract, RealNetworkContract
 from ai.backend.testkit.sandbox_container import SandboxHarness, sandbox_harness
 
 
@@ -65,7 +66,7 @@ class FakeHarness:
         self.world.exit(name, ExitInfo(cause=ExitCause.EXITED, exit_code=code))
 
 
-class TestFake(ContainerContract):
+class TestFake(NetworkContract, ContainerContract):
     @pytest.fixture
     async def harness(self) -> FakeHarness:
         harness = FakeHarness()
@@ -74,7 +75,7 @@ class TestFake(ContainerContract):
 
 
 @pytest.mark.sandbox
-class TestSandbox(RealContainerContract):
+class TestSandbox(RealNetworkContract, RealContainerContract):
     @pytest.fixture
     async def harness(self) -> AsyncIterator[SandboxHarness]:
         async with sandbox_harness() as harness:

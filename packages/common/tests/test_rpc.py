@@ -52,6 +52,7 @@ EXAMPLES: list[rpc.Message] = [
     rpc.ReadFile(kernel_id=ID, path="a", bytes_max=1),
     rpc.ListFiles(kernel_id=ID, path="."),
     rpc.GetLogs(kernel_id=ID),
+    rpc.Commit(kernel_id=ID, image="a:1", labels={"a": "b"}, left_out=[".x"], folder="f", filename="a.tar.gz"),
     rpc.SyncReply(accepted=True, generation=1),
     rpc.ExecuteReply(run_id="r", status="finished", console=[("stdout", "x"), ("media", ("image/png", "d"))]),
     rpc.CompleteReply(completions=[]),

@@ -17,9 +17,11 @@ from yarl import URL
 from ai.backend.common.clock import SystemClock
 from ai.backend.common.errors import (
     AgentUnreachable,
+    CommitOngoing,
     Conflict,
     Forbidden,
     Frozen,
+    ImageExists,
     ImageNotFound,
     InvalidInput,
     KernelCreationFailed,
@@ -40,7 +42,8 @@ from ai.backend.gateway.main import bind, serve
 from ai.backend.manager.access.model import Principal, Role
 from ai.backend.manager.account.model import Application, Member, Roles, SshKeypair
 from ai.backend.manager.agents.model import Agent, AgentStatus
-from ai.backend.manager.coordinator.model import NoCoordinator, Opened
+from ai.backend.manager.commit.model import Begun as BegunCommit
+from ai.backend.manager.commit.policy import archive_name, check_visibility, image_name
 from ai.backend.manager.event.model import Event
 from ai.backend.manager.image.model import Image
 from ai.backend.manager.login.model import Attempt, TooManyLogins, WebSession
@@ -63,9 +66,10 @@ from ai.backend.manager.session.model import (
     SessionType,
 )
 from ai.backend.manager.session.port import ServicePort, resolve, service_ports
-from ai.backend.manager.session.service import CommitUnsupported
 from ai.backend.manager.setting.model import ManagerState, SlotDetail, Status
 from ai.backend.manager.setting.policy import slot_detail
+
+from .service_fakes import FakeCoordinators, FakeTaskLogs
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SLOTS = ResourceSlots({"cpu": 1000, "mem": 1 << 30})
@@ -335,13 +339,6 @@ class FakeSessions:
     async def dependency_graph(self, principal: Principal, ref: str, /) -> Node:
         return Node(session=self._row(ref), depends_on=())
 
-    async def commit_status(self, principal: Principal, ref: str, /) -> Session:
-        return self._row(ref)
-
-    async def commit(self, principal: Principal, ref: str, /) -> None:
-        if self._row(ref).name == "changed":
-            raise CommitUnsupported("not here")
-
     async def restart(self, principal: Principal, ref: str, /) -> None:
         self.calls.append(("restart", self._row(ref).name))
 
@@ -455,35 +452,36 @@ class FakeSessions:
 
 
 @dataclass
-class FakeTaskLogs:
-    sessions: FakeSessions
-
-    async def read(self, principal: Principal, ref: str, /) -> str:
-        return await self.sessions.logs(principal, ref)
-
-
-@dataclass
-class FakeCoordinators:
-    """The session `faraway` has none."""
+class FakeCommits:
+    """One of `changed` is ongoing."""
 
     sessions: FakeSessions
 
-    async def start_service(
-        self,
-        principal: Principal,
-        ref: str,
-        app: str,
-        /,
-        *,
-        port: int | None = None,
-        login_session_token: str | None = None,
-    ) -> Opened:
-        if (await self.sessions.get(principal, ref)).name == "faraway":
-            raise NoCoordinator("the resource group has no app proxy")
-        return Opened(token="token", url="https://apps.example.com")
+    async def status(self, principal: Principal, ref: str, /) -> tuple[Session, bool]:
+        row = await self.sessions.get(principal, ref)
+        return row, row.name == "changed"
 
-    async def shutdown_service(self, principal: Principal, ref: str, app: str, /) -> None:
-        await self.sessions.get(principal, ref)
+    def is_ongoing(self, session_id: SessionId, /) -> bool:
+        return False
+
+    async def commit(self, principal: Principal, ref: str, filename: str | None, /) -> BegunCommit:
+        row, ongoing = await self.status(principal, ref)
+        if ongoing:
+            raise CommitOngoing("not twice")
+        path = f"{principal.user_id}/{archive_name(filename, row.name, row.created_at)}"
+        return BegunCommit(task_id=UUID(int=7), kernel_id=row.main.id, result=path)
+
+    async def imagify(
+        self, principal: Principal, ref: str, name: str, visibility: str | None, owner_id: str | None, /
+    ) -> BegunCommit:
+        row, _ = await self.status(principal, ref)
+        check_visibility(visibility, owner_id, principal.user_id)
+        full = image_name(name, principal.user_id)
+        if name == "theirs" or ref == "changed":
+            raise ImageExists("it is there")
+        if name == "more":
+            raise QuotaExceeded("no more")
+        return BegunCommit(task_id=UUID(int=8), kernel_id=row.main.id, result=full)
 
 
 class FakeEvents:
@@ -598,6 +596,7 @@ class FakeManager:
         rows["ended"] = replace(ended, terminated_at=NOW + timedelta(seconds=2))
         self.sessions = FakeSessions(rows)
         self.task_logs = FakeTaskLogs(self.sessions)
+        self.commits = FakeCommits(self.sessions)
         self.coordinators = FakeCoordinators(self.sessions)
         self.events = FakeEvents()
         self.agents = FakeAgents()

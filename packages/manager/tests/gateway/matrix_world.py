@@ -1,5 +1,6 @@
 """The world of the authorisation matrix: two domains, everybody, what the owner has, and names of what does not exist."""
 
+import base64
 import json
 import re
 from collections import Counter
@@ -26,6 +27,7 @@ from .inprocess import Answer, Gateway, open_gateway
 PASSWORD = "correct horse"
 OTHER_PASSWORD = "another horse"
 TOKEN = "token-of-the-app-proxy"
+PRESET = uuid4()
 
 PEOPLE = (
     "anonymous", "outsider", "boss", "peer", "project admin", "owner", "monitor", "domain admin", "superadmin",
@@ -37,6 +39,11 @@ TASK = {
     "api_version": "v1", "kind": "task_template", "metadata": {"name": "trainer"},
     "spec": {"session_type": "interactive", "kernel": {"image": "python"}, "resources": {"cpu": "1", "mem": "512m"}},
 }  # fmt: skip
+NODES_OF = {
+    "user": "UserNode", "project": "GroupNode", "domain": "DomainNode", "session": "ComputeSessionNode", "kernel": "KernelNode",
+    "agent": "AgentNode", "resource group": "ScalingGroupNode", "image": "ImageNode",
+}  # fmt: skip
+"""Of which things there are nodes of Relay, and how their types are called."""
 NODES = [{"role": "main", "session_template": "{template}"}]
 CLUSTER = {
     "api_version": "v1", "kind": "cluster_template", "metadata": {"name": "pair"}, "mode": "single-node",
@@ -188,7 +195,7 @@ async def _nodes(gateway: Gateway) -> None:
         )
         conn.execute(
             sa.insert(t.resource_presets).values(
-                id=uuid4(), name="small", resource_slots={"cpu": 1000}, resource_group=""
+                id=PRESET, name="small", resource_slots={"cpu": 1000}, resource_group=""
             )
         )
         conn.execute(
@@ -197,6 +204,11 @@ async def _nodes(gateway: Gateway) -> None:
             )
         )
         conn.execute(sa.insert(t.settings).values(key="config/secret", value="1"))
+        conn.execute(
+            sa.insert(t.settings).values(
+                key="config/docker/registry/cr.example.com", value="https://cr.example.com"
+            )
+        )
 
     await gateway.database.run(op)
 
@@ -212,7 +224,9 @@ async def _things(
             name=name, image="python", project=str(projects["first"]), enqueue_only=True,
             resources={"cpu": 1, "mem": "256m"}, preopen_ports=(8080,),
         )  # fmt: skip
-        made[word] = str((await manager.sessions.create(owner, draft)).session.id)
+        created = (await manager.sessions.create(owner, draft)).session
+        made[word] = str(created.id)
+        made.setdefault("kernel", str(created.main.id))
     batch = replace(draft, name="a-task", session_type=SessionType.BATCH, startup_command="true")
     made["task session"] = str((await manager.sessions.create(owner, batch)).session.id)
     for word, kind, body in (
@@ -244,6 +258,9 @@ async def _things(
                 id=log_id, created_at=now, severity="error", source="x", user_id=owner.user_id, message="x"
             )
         )
+        conn.execute(
+            sa.insert(t.resource_group_keypairs).values(resource_group="default", access_key=owner.access_key)
+        )
         for scope, key in (
             ("user", owner.access_key), ("project", str(projects["first"])), ("domain", "default"),
         ):  # fmt: skip
@@ -274,6 +291,10 @@ async def _things(
         "project policy": "for-projects",
         "resource group": "special",
         "preset": "small",
+        "preset id": str(PRESET),
+        "kernel": made["kernel"],
+        "image": "x86_64:local/python:3.11",
+        "registry": "cr.example.com",
         "agent": "agent-one",
         "alias": "a-snake",
         "setting": "config/secret",
@@ -316,6 +337,10 @@ async def open_world(folder: Path) -> World:
         word: GHOSTS.get(word) or (str(uuid4()) if _is_uuid(name) else f"no-such-{word.replace(' ', '-')}")
         for word, name in things.items()
     }
+    for word, kind in NODES_OF.items():
+        things[f"{word} node"], ghosts[f"{word} node"] = (
+            base64.b64encode(f"{kind}:{name}".encode()).decode() for name in (things[word], ghosts[word])
+        )
     gateway.keep()
     return World(gateway, who, things, ghosts, own)
 

@@ -19,6 +19,7 @@ from graphql import (
     GraphQLField,
     GraphQLObjectType,
     get_named_type,
+    is_interface_type,
     is_leaf_type,
     is_object_type,
     is_required_argument,
@@ -239,7 +240,8 @@ REST = (
     Line("GET", "/session/{session}/dependency-graph", "see the session"),
     Line("GET", "/session/{session}/abusing-report", "see the session"),
     Line("GET", "/session/{session}/commit", "see the session"),
-    Line("POST", "/session/{session}/commit", "use the session", ok="session.commit-unsupported"),
+    Line("POST", "/session/{session}/commit", "use the session", ok=AGENT),
+    Line("POST", "/session/{session}/imagify", "use the session", {"image_name": "mine"}, ok=AGENT),
     Line("POST", "/session/{session}", "use the session", {"mode": "query", "code": "1"}, ok=AGENT),
     Line("POST", "/session/{session}", "use the session", {"mode": "complete", "code": "1"}, ok=AGENT),
     Line("POST", "/session/{session}/interrupt", "end", ok=AGENT),
@@ -355,6 +357,44 @@ ROOTS = (
     Root("storage_volume_list", "nothing there yet, for all", PAGE),
     Root("endpoint", "nothing there yet", {"endpoint_id": "{session}"}),
     Root("endpoint_list", "nothing there yet", PAGE),
+    Root("compute_container", "see the session, else null", {"id": "{kernel}"}),
+    Root("legacy_compute_session", "see the session, else null", {"sess_id": "{session}"}),
+    Root("legacy_compute_session", "see the session, else null", {"sess_id": "mysess"}, "{session}"),
+    Root("legacy_compute_session_list", "see the session, else null", PAGE, "{session}"),
+    Root("legacy_compute_session_list", "see the session, else null", PAGE | {"access_key": "{access key}"}, "{session}"),
+    Root("agent_summary", "who sees everything", {"agent_id": "{agent}"}),
+    Root("agent_summary_list", "who sees everything", PAGE),
+    Root("scaling_groups_for_keypair", "see", {"access_key": "{access key}"}),
+    Root("resource_preset_by_id", "anybody who is known", {"id": "{preset id}"}),
+    Root("container_registries", "superadmin"),
+    Root("container_registry", "superadmin", {"hostname": "{registry}"}),
+    # Nodes of Relay.
+    Root("node", "see the member", {"id": "{user node}"}),
+    Root("node", "of the project", {"id": "{project node}"}),
+    Root("node", "of the domain", {"id": "{domain node}"}),
+    Root("node", "see the session, else null", {"id": "{session node}"}),
+    Root("node", "see the session, else null", {"id": "{kernel node}"}),
+    Root("node", "who sees everything", {"id": "{agent node}"}),
+    Root("node", "who sees everything", {"id": "{resource group node}"}),
+    Root("node", "anybody who is known", {"id": "{image node}"}),
+    Root("user_node", "see the member", {"id": "{user node}"}),
+    Root("user_nodes", "see the member", {}, "{email}"),
+    Root("user_nodes", "see the member", {"filter": 'email == "{email}"'}, "the-owner"),
+    Root("group_node", "of the project", {"id": "{project node}"}),
+    Root("group_nodes", "of the project", {}, "{project}"),
+    Root("group_nodes", "of the project", {"scope": "domain:{domain}"}, "{project}"),
+    Root("group_nodes", "of the project", {"scope": "project:{project}"}, "{project}"),
+    Root("domain_node", "of the domain", {"id": "{domain node}"}),
+    Root("domain_nodes", "of the domain", {}, '"name":"{domain}"'),
+    Root("compute_session_node", "see the session, else null", {"id": "{session node}"}),
+    Root("compute_session_node", "see the session, else null", {"id": "{session}"}),
+    Root("compute_session_nodes", "see the session, else null", {}, "{session}"),
+    Root("compute_session_nodes", "see the session, else null", {"project_id": "{project}"}, "{session}"),
+    Root("compute_session_nodes", "see the session, else null", {"scope_id": "domain:{domain}"}, "{session}"),
+    Root("image_node", "anybody who is known", {"id": "{image node}"}),
+    Root("image_nodes", "anybody who is known", {"scope_id": "system"}, "local/python"),
+    Root("customized_images", "nothing there yet"),
+    Root("agent_nodes", "who sees everything", {}, "{agent}"),
     # What changes something.
     Root("create_domain", "superadmin", {"name": "fresh", "props": {}}),
     Root("modify_domain", "superadmin", {"name": "{domain}", "props": {"description": "x"}}),
@@ -535,7 +575,7 @@ def described() -> dict[str, Any]:
                 plain = re.sub(r"{(\w+):\w+}", r"{\1}", path)
                 names = {
                     "log_id": "error log",
-                "file_name": "graphiql file",
+                    "file_name": "graphiql file",
                     "template_id": _TEMPLATE_WORDS.get(path.rpartition("/")[0], ""),
                 }
                 for parameter, word in names.items():
@@ -589,7 +629,11 @@ def text_of(root: Root) -> str:
     variables = ", ".join(f"${name}: {asked.args[name].type}" for name in root.args)
     arguments = ", ".join(f"{name}: ${name}" for name in root.args)
     named = get_named_type(asked.type)
-    chosen = selection(named, 1 if root.name.endswith(("_list", "s")) else 2) if is_object_type(named) else ""
+    depth = 3 if root.name.endswith("_nodes") else 1 if root.name.endswith(("_list", "s")) else 2
+    chosen = selection(named, depth) if is_object_type(named) else ""
+    if is_interface_type(named):
+        kinds = CORE.get_possible_types(named)
+        chosen = "{ " + " ".join(f"... on {kind.name} {selection(kind, 0)}" for kind in kinds) + " }"
     assert CORE.mutation_type is not None
     verb = "mutation" if root.name in CORE.mutation_type.fields else "query"
     return (
@@ -613,7 +657,11 @@ def root_outcome(world: World, root: Root, person: str, answer: Answer) -> str:
         code = error.get("extensions", {}).get("code", "")
         return "R" if code.startswith("access.") else "H" if code.endswith("not-found") else str(error)
     found = answer.json["data"]["it"]
-    if found is None or found == [] or (isinstance(found, dict) and found.get("items") == []):
+    if (
+        found is None
+        or found == []
+        or (isinstance(found, dict) and [] in (found.get("items"), found.get("edges")))
+    ):
         return "E"
     if isinstance(found, dict) and "ok" in found and not found["ok"]:
         message = str(found["msg"])

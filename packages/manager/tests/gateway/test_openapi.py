@@ -46,6 +46,7 @@ BODIES: dict[str, Any] = {
     "post_gql": {"query": "{ __typename }"},
     "post_graphql": {"query": "{ __typename }"},
     "create_session": NAMED,
+    "imagify_session": {"image_name": "mine"},
     "start_service": {"app": "web"},
     "shutdown_service": {"service_name": "web"},
     "execute_code": {"mode": "query", "code": "1"},
@@ -119,6 +120,8 @@ async def provoke(client: Any, route: Any, status: int) -> int:
             query = OPENID[404] if "openid" in name else query
         case 409:
             ref = "changed"
+        case 412 if name == "imagify_session":
+            body = {"image_name": "more"}
         case 412 | 500:
             body = NAMED | {"image": "too-many" if status == 412 else "broken"}
         case 413:

@@ -117,11 +117,39 @@ async def test_destroy_restart_rename(client):
     assert client.manager.sessions.calls[-1] == ("rename", "mysess", "better")
 
 
-async def test_commit_and_abusing_report(client):
+async def test_commit(client):
     answer = await client.call("GET", "/session/mysess/commit")
     assert answer.json == {"status": "ready", "kernel": str(UUID(int=1001))}
+    assert (await client.call("GET", "/session/changed/commit")).json["status"] == "ongoing"
     answer = await client.call("POST", "/session/changed/commit")
-    assert (answer.status, answer.json["error_code"]) == (409, "session.commit-unsupported")
+    assert (answer.status, answer.json["error_code"]) == (409, "session.commit-ongoing")
+    answer = await client.call("POST", "/session/mysess/commit", {"filename": "mine"})
+    assert answer.status == 201
+    assert set(answer.json) == {"bgtask_id", "kernel", "path"}
+    assert answer.json["path"].endswith("/mine.tar.gz")
+    # As published clients send it: without a body.
+    assert (await client.call("POST", "/session/mysess/commit")).json["path"].endswith(".tar.gz")
+    answer = await client.call("POST", "/session/mysess/commit", {"filename": "../mine"})
+    assert (answer.status, answer.json["error_code"]) == (400, "request.invalid")
+
+
+async def test_imagify(client):
+    answer = await client.call("POST", "/session/mysess/imagify?image_name=mine")
+    assert answer.status == 201 and answer.json["task_id"] == str(UUID(int=8))
+    assert answer.json["image"].endswith("/mine:latest")
+    assert (await client.call("POST", "/session/mysess/imagify", {})).status == 400
+    for bad in ("a/b", "UPPER", "..", "a:b:c"):
+        answer = await client.call("POST", "/session/mysess/imagify", {"image_name": bad})
+        assert (answer.status, answer.json["error_code"]) == (400, "request.invalid"), bad
+    answer = await client.call(
+        "POST", "/session/mysess/imagify", {"image_name": "mine", "image_visibility": "project"}
+    )
+    assert answer.status == 400
+    answer = await client.call("POST", "/session/mysess/imagify", {"image_name": "theirs"})
+    assert (answer.status, answer.json["error_code"]) == (409, "image.exists")
+
+
+async def test_abusing_report(client):
     assert (await client.call("GET", "/session/mysess/abusing-report")).json == {}
     assert (await client.call("GET", "/session/nowhere/abusing-report")).status == 404
 

@@ -35,6 +35,7 @@ from ai.backend.manager.db.schema import domains, projects
 from ai.backend.manager.identity.model import UserDraft
 from ai.backend.manager.identity.service import IdentityService
 from ai.backend.manager.secret import FileSecrets
+from ai.backend.testkit.app_proxy import AppProxy, app_proxy
 
 VERSION = "v8.20240915"
 OTHER_PROJECT = ProjectId(UUID(int=77))
@@ -320,4 +321,10 @@ async def running(
 @pytest.fixture
 async def world(database: Database, tmp_path: Path, template: Template) -> AsyncIterator[World]:
     async with running(database, tmp_path, template) as made:
+        yield made
+
+
+@pytest.fixture
+async def proxy() -> AsyncIterator[AppProxy]:
+    async with app_proxy() as made:
         yield made

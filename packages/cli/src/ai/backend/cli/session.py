@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .app import shutdown_service, start_service
+from .commit import commit, commit_status, convert_to_image
 from .command import EXIT_TIMEOUT, PAIR, State, command, drive, slot_amounts
 from .run import exec_, start_options, wishes_of
 
@@ -20,6 +21,8 @@ def session() -> None:
 
 
 session.add_command(exec_, "exec")
+for one in (commit, convert_to_image, commit_status):
+    session.add_command(one)
 session.add_command(start_service)
 session.add_command(shutdown_service)
 

@@ -89,6 +89,25 @@ class AsyncSession:
         """What its container printed; also after its end."""
         return (await self._requester.call("GET", f"{self._path}/logs")).decode(wire.LogsResult).result.logs
 
+    async def commit(self, filename: str | None = None) -> wire.CommitBegun:
+        """Begins to write its files as an image archive where it runs. `resources.watch_task(bgtask_id)` tells how far it is."""
+        body = {"filename": filename} if filename else {}
+        return (await self._requester.call("POST", f"{self._path}/commit", json=body)).decode(
+            wire.CommitBegun
+        )
+
+    async def commit_status(self) -> wire.CommitStatus:
+        """`ready`, or `ongoing` while an archive or an image is being made of it."""
+        return (await self._requester.call("GET", f"{self._path}/commit")).decode(wire.CommitStatus)
+
+    async def convert_to_image(self, image_name: str) -> wire.ImagifyBegun:
+        """Begins to make an image of your own out of it: a name, and a tag if you like. `resources.watch_task(task_id)` tells how far
+        it is; then sessions can be started from `image`, or from the name alone."""
+        body = {"image_name": image_name}
+        return (await self._requester.call("POST", f"{self._path}/imagify", json=body)).decode(
+            wire.ImagifyBegun
+        )
+
     async def status_history(self) -> dict[str, str]:
         answer = await self._requester.call("GET", f"{self._path}/status-history")
         return {k: v for k, v in answer.decode(wire.StatusHistory).result.items() if k.isupper()}

@@ -55,7 +55,7 @@ class CoordinatorConfig(
     """How app proxies of resource groups reach services in sessions: through relays, TCP ports that the manager opens on demand."""
 
     relay_host: str = "127.0.0.1"
-    """Where relays listen. This machine's loopback serves a coordinator beside the manager only."""
+    """The address at which relays listen. This machine's loopback serves a coordinator beside the manager only."""
     relay_told_host: str = ""
     """By what coordinators know this machine, when that is not `relay-host`."""
     relay_ports: tuple[int, int] = (0, 0)

@@ -119,6 +119,9 @@ class FakeWorld:
         """Called when a container's process is gone, before anybody is told."""
         self.on_networks: list[Callable[[], None]] = []
         """Called when a network was made or taken away."""
+        self.commits = asyncio.Event()
+        """Cleared: images of containers are begun, and not finished."""
+        self.commits.set()
         self._random = random
         self._faults: dict[str, list[ContainerError]] = {}
         self._listeners: list[Callable[[str], None]] = []
@@ -254,7 +257,7 @@ class FakeBackend:
             digest = writer.describe(
                 spec.name, [layer], architecture="amd64", configuration={"Labels": labels}
             )
-        await self.world.pass_by("commit-end")
+        await self.world.commits.wait()
         image = replace(base, name=spec.name, digest=digest, size_bytes=len(home), labels=labels)
         if spec.archive is None:
             self.world.images.append(image)

@@ -6,6 +6,7 @@ in a thread.
 """
 
 import contextlib
+import errno
 import os
 import stat
 import tarfile
@@ -93,16 +94,24 @@ def _add(tar: tarfile.TarFile, entry: _Entry, path: PurePosixPath, tell: Callabl
         with contextlib.suppress(FileNotFoundError):
             info.linkname = os.readlink(name, dir_fd=entry.parent)
             tar.addfile(info)
-    else:
-        with contextlib.suppress(FileNotFoundError):
-            handle = os.open(name, _OPEN, dir_fd=entry.parent)
-            try:
-                status = os.fstat(handle)
-                if stat.S_ISREG(status.st_mode):
-                    info.size = status.st_size
-                    tar.addfile(info, _Exactly(handle, info.size, tell))  # type: ignore[arg-type]
-            finally:
-                os.close(handle)
+    elif (handle := _opened(name, _OPEN, entry.parent)) is not None:
+        try:
+            status = os.fstat(handle)
+            if stat.S_ISREG(status.st_mode):
+                info.size = status.st_size
+                tar.addfile(info, _Exactly(handle, info.size, tell))  # type: ignore[arg-type]
+        finally:
+            os.close(handle)
+
+
+def _opened(name: str, flags: int, folder: int) -> int | None:
+    """None for what went away, was replaced by something else, or may not be read."""
+    try:
+        return os.open(name, flags, dir_fd=folder)
+    except OSError as exc:
+        if exc.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EACCES):
+            return None
+        raise
 
 
 def _info(path: PurePosixPath, mode: int, kind: bytes, *, owner: int) -> tarfile.TarInfo:
@@ -139,10 +148,8 @@ def _below(handle: int, path: PurePosixPath, left_out: frozenset[PurePosixPath])
             yield _Entry(inner, status, handle)
         elif stat.S_ISDIR(status.st_mode):
             yield _Entry(inner, status, handle)
-            try:
-                deeper = os.open(name, _OPEN | os.O_DIRECTORY, dir_fd=handle)
-            except (FileNotFoundError, NotADirectoryError, OSError):
-                continue  # it went away, or something else has taken its place
+            if (deeper := _opened(name, _OPEN | os.O_DIRECTORY, handle)) is None:
+                continue
             try:
                 yield from _below(deeper, inner, left_out)
             finally:

@@ -101,16 +101,18 @@ class Commits:
         """Refuses with CommitOngoing, CommitExists, InvalidInput or InvalidSessionState before it accepts."""
         if driver.state is not State.RUNNING:
             raise InvalidSessionState("the session's container does not run", hint="Wait until it does.")
+        target = self._target(request)
         if request.kernel_id in self._ongoing:
             raise CommitOngoing(
                 "an image is being made of this session already", hint="Wait until it is done."
             )
-        target = self._target(request)
         self._ongoing.add(request.kernel_id)
         try:
-            await self._follow(request, driver, target, accept())
+            stream = accept()
+            last = await self._follow(request, driver, target, stream)
         finally:
             self._ongoing.discard(request.kernel_id)
+        await stream.send(encode(last))  # whoever hears of it may ask for the next one
 
     def _target(self, request: rpc.Commit) -> Path | None:
         if not request.filename:
@@ -121,7 +123,9 @@ class Commits:
             raise CommitExists(f"there is an archive {request.filename} already", hint="Choose another name.")
         return target
 
-    async def _follow(self, request: rpc.Commit, driver: Driver, target: Path | None, stream: Stream) -> None:
+    async def _follow(
+        self, request: rpc.Commit, driver: Driver, target: Path | None, stream: Stream
+    ) -> CommitStep:
         """Works until it is done, or until the kernel or whoever asked for it is gone."""
         progress = _Progress()
         work = asyncio.create_task(self._make(request, driver, target, progress), name="commit")
@@ -152,8 +156,7 @@ class Commits:
             size_bytes=image.size_bytes,
             labels=image.labels,
         )
-        last = CommitStep(done_bytes=max(done, total), total_bytes=max(done, total), image=report)
-        await stream.send(encode(last))
+        return CommitStep(done_bytes=max(done, total), total_bytes=max(done, total), image=report)
 
     async def _make(
         self, request: rpc.Commit, driver: Driver, target: Path | None, progress: _Progress

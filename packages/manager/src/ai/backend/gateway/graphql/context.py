@@ -8,6 +8,7 @@ import strawberry
 from ai.backend.common.errors import Forbidden, InvalidInput
 from ai.backend.common.ids import parse_uuid
 from ai.backend.manager.access.model import Principal
+from ai.backend.manager.access.policy import Action, Reach, reach
 from ai.backend.manager.directory.model import Listing
 
 from ..port import Manager
@@ -22,6 +23,11 @@ class Context:
     def __init__(self, manager: Manager, principal: Principal) -> None:
         self.manager = manager
         self.principal = principal
+
+    @property
+    def sees_secrets(self) -> bool:
+        """Of resource groups: the token of the app proxy."""
+        return reach(self.principal, Action.RESOURCE_GROUP_WRITE) is Reach.ALL
 
 
 Info = strawberry.Info[Context, None]

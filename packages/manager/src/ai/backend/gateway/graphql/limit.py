@@ -1,9 +1,9 @@
 """What a GraphQL request may cost, decided before anything is executed. Pure.
 
-Depth counts nested selections. Cost counts every field once for each item that its lists may bring: a list with a `limit` brings that many,
-another one brings LIST_ITEMS. What asks for the schema itself may be nested deeper: the query that every tool sends has types of types of
-types; how often it may come back to where it was, validation bounds. A fragment is counted once and remembered, so that fragments of fragments can't make the counting itself
-expensive.
+Depth counts nested selections. Cost counts every field once for each item that its lists may bring: a list with a `limit` (`first`, `last`)
+brings that many, another one brings LIST_ITEMS. What asks for the schema itself may be nested deeper: the query that every tool sends has
+types of types of types; how often it may come back to where it was, validation bounds. A fragment is counted once and remembered, so that
+fragments of fragments can't make the counting itself expensive.
 """
 
 from collections.abc import Mapping
@@ -31,10 +31,12 @@ ROOTS_MAX = 30
 PAGE_MAX = 100
 LIST_ITEMS = 20
 """What a list without a `limit` is counted as."""
+_LENGTHS = frozenset({"limit", "first", "last"})
 NESTED_LISTS = frozenset(
     {
         "containers",
         "dependencies",
+        "dependees",
         "compute_containers",
         "compute_sessions",
         "vfolders",
@@ -146,7 +148,7 @@ class _Counter:
 
     def _items(self, node: FieldNode) -> int:
         for argument in node.arguments or ():
-            if argument.name.value == "limit":
+            if argument.name.value in _LENGTHS:
                 value = argument.value
                 if isinstance(value, IntValueNode):
                     return min(PAGE_MAX, max(1, int(value.value[:6])))
@@ -156,4 +158,5 @@ class _Counter:
                         return min(PAGE_MAX, max(1, given))
                 return PAGE_MAX
         name = node.name.value
-        return _INTROSPECTION_LISTS.get(name) or (LIST_ITEMS if name in NESTED_LISTS else 1)
+        many = name in NESTED_LISTS or name.endswith("_nodes")
+        return _INTROSPECTION_LISTS.get(name) or (LIST_ITEMS if many else 1)

@@ -366,7 +366,7 @@ class Queries:
             info.context.principal, name=name or "default"
         )
         one = one_or_none(found)
-        return scaling_group_of(one, secrets=_sees_secrets(info)) if one else None
+        return scaling_group_of(one, secrets=info.context.sees_secrets) if one else None
 
     @strawberry.field
     async def scaling_groups(
@@ -375,7 +375,7 @@ class Queries:
         found = await info.context.manager.directory.resource_groups(
             info.context.principal, is_active=is_active, name=name
         )
-        return [scaling_group_of(one, secrets=_sees_secrets(info)) for one in found]
+        return [scaling_group_of(one, secrets=info.context.sees_secrets) for one in found]
 
     @strawberry.field
     async def scaling_groups_for_domain(
@@ -385,7 +385,11 @@ class Queries:
         found = await info.context.manager.directory.resource_groups_for(
             info.context.principal, domain_name=domain
         )
-        return [scaling_group_of(one, secrets=_sees_secrets(info)) for one in found]
+        return [
+            scaling_group_of(one, secrets=info.context.sees_secrets)
+            for one in found
+            if is_active in (None, one.is_active)
+        ]
 
     @strawberry.field
     async def scaling_groups_for_user_group(
@@ -399,7 +403,11 @@ class Queries:
         found = await info.context.manager.directory.resource_groups_for(
             info.context.principal, domain_name=projects[0].domain_name, project_id=projects[0].id
         )
-        return [scaling_group_of(one, secrets=_sees_secrets(info)) for one in found]
+        return [
+            scaling_group_of(one, secrets=info.context.sees_secrets)
+            for one in found
+            if is_active in (None, one.is_active)
+        ]
 
     @strawberry.field
     async def resource_presets(self, info: Info) -> list[ResourcePreset | None] | None:
@@ -414,14 +422,14 @@ class Queries:
 
     @strawberry.field
     async def agent(self, info: Info, agent_id: str) -> Agent | None:
-        found = [one for one in await _agents(info) if one.id == agent_id]
+        found = [one for one in await agents_seen(info) if one.id == agent_id]
         return agent_of(found[0]) if found else None
 
     @strawberry.field
     async def agents(
         self, info: Info, scaling_group: str | None = None, status: str | None = None
     ) -> list[Agent | None] | None:
-        return [agent_of(one) for one in await _agents(info, scaling_group, status)]
+        return [agent_of(one) for one in await agents_seen(info, scaling_group, status)]
 
     @strawberry.field
     async def agent_list(
@@ -434,7 +442,7 @@ class Queries:
         scaling_group: str | None = None,
         status: str | None = None,
     ) -> AgentList | None:
-        found = await _agents(info, scaling_group, status)
+        found = await agents_seen(info, scaling_group, status)
         chosen = await info.context.manager.agents.narrowed(found, listing(limit, offset, filter, order))
         return AgentList(items=[agent_of(one) for one in chosen.items], total_count=chosen.total_count)
 
@@ -559,10 +567,6 @@ def _is_operation(image: ImageRow) -> bool:
     return "operation" in image.labels.get("ai.backend.features", "").split()
 
 
-def _sees_secrets(info: Info) -> bool:
-    return reach(info.context.principal, Action.RESOURCE_GROUP_WRITE) is Reach.ALL
-
-
 def _own_domain(info: Info, domain: str) -> None:
     if (
         reach(info.context.principal, Action.DOMAIN_READ) is not Reach.ALL
@@ -571,11 +575,18 @@ def _own_domain(info: Info, domain: str) -> None:
         raise NotFound(f"no domain {domain[:64]!r}")
 
 
-async def _agents(info: Info, scaling_group: str | None = None, status: str | None = None) -> list[AgentRow]:
+async def all_agents(info: Info) -> Sequence[AgentRow]:
+    """Raises Forbidden, in the published words."""
     try:
-        found = await info.context.manager.agents.list(info.context.principal)
+        return await info.context.manager.agents.list(info.context.principal)
     except Forbidden:
         raise privileged("superadmin") from None
+
+
+async def agents_seen(
+    info: Info, scaling_group: str | None = None, status: str | None = None
+) -> list[AgentRow]:
+    found = await all_agents(info)
     wanted = {word.strip().upper() for word in (status or "ALIVE").split(",")}
     return [
         one for one in found if one.status.value in wanted and scaling_group in (None, "", one.resource_group)

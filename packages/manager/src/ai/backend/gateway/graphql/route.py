@@ -12,6 +12,7 @@ import strawberry
 from litestar import Response, get, post
 from litestar.types import ControllerRouterHandler
 from strawberry.schema.config import StrawberryConfig
+from strawberry.tools import merge_types
 
 from ai.backend.common.errors import BackendError
 from ai.backend.common.log import get_logger, request_id
@@ -27,9 +28,13 @@ from ..call import AnyRequest, form_of, gateway_of, reply
 from ..openapi import Operation
 from .context import Context
 from .executor import PlainFieldExecutor
+from .legacy import LegacyQueries
 from .limit import TEXT_CHARACTERS_MAX, TOKENS_MAX, QueryTooLarge, check
 from .mutation import Mutations
+from .node import AgentNode, ImageNode, KernelNode, ScalingGroupNode
+from .node_query import NodeQueries
 from .query import Queries
+from .relay import SCALARS as RELAY_SCALARS
 from .scalar import SCALARS
 
 log = get_logger(__name__)
@@ -38,9 +43,10 @@ REMEMBERED = 256
 _GRAPHQL_ERROR = problem.Published(400, "graphql-error", "GraphQL-generated error.")
 
 schema = strawberry.Schema(
-    query=Queries,
+    query=merge_types("Queries", (Queries, LegacyQueries, NodeQueries)),
     mutation=Mutations,
-    config=StrawberryConfig(auto_camel_case=False, scalar_map=SCALARS),
+    types=[KernelNode, ScalingGroupNode, ImageNode, AgentNode],
+    config=StrawberryConfig(auto_camel_case=False, scalar_map={**SCALARS, **RELAY_SCALARS}),
 )
 _core = schema._schema
 

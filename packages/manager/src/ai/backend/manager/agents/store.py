@@ -1,6 +1,6 @@
 """Rows of agents. What an agent's kernels occupy is summed from the kernels' rows, never stored."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +11,7 @@ from ai.backend.common.quantity import ResourceSlots, sum_slots
 from ai.backend.common.wire.rpc import AgentReport
 
 from ..db.schema import agents, kernels
-from ..db.statement import one_of, update_row
+from ..db.statement import one_of, update_row, update_rows
 from ..directory.model import Listing
 from ..image import store as image_store
 from ..listing.statement import Field, Fields, condition, ordering
@@ -84,10 +84,10 @@ def raise_generation(conn: sa.Connection, agent_id: AgentId, at_least: int) -> N
     )
 
 
-def claim(conn: sa.Connection, agent_id: str, generation: int) -> bool:
-    """Takes the right to change an agent's desired set, if it is still as the plan saw it."""
-    guard = {"id": agent_id, "generation": generation}
-    return update_row(conn, agents, guard, {"generation": generation + 1}) == 1
+def claim(conn: sa.Connection, seen: Mapping[str, int]) -> None:
+    """The desired sets of these agents change; their generations were looked at in this transaction."""
+    rows = [({"id": one, "generation": old}, {"generation": old + 1}) for one, old in sorted(seen.items())]
+    update_rows(conn, agents, rows)
 
 
 def heard(conn: sa.Connection, report: AgentReport, now: datetime, *, images_changed: bool) -> None:

@@ -17,6 +17,9 @@ from .model import Coordinator, CoordinatorFailed, CoordinatorMisconfigured, Net
 API_VERSION = "v2"
 URL_CHARS_MAX = 1024
 TOKEN_CHARS_MAX = 8192
+PORT_MAX = 65535
+TIMEOUT_S_MAX = 60
+"""A client waits for two such requests."""
 ITS_ADMINISTRATOR = "Tell the administrator of the resource group's app proxy."
 SET_IT_RIGHT = "A superadministrator sets it in the resource group (GraphQL: modify_scaling_group)."
 
@@ -90,6 +93,28 @@ def token_of(answer: Mapping[str, Any]) -> str:
     return token
 
 
+def check_config(config: CoordinatorConfig) -> None:
+    """Raises ConfigError."""
+
+    def wrong(what: str, hint: str) -> ConfigError:
+        return ConfigError(f"[manager.coordinator] {what}", hint=hint)
+
+    host = address_of(config.relay_host)
+    if host is None:
+        raise wrong(f"relay-host: {config.relay_host[:60]!r} is no address", "For example 127.0.0.1 or 0.0.0.0.")
+    if host.is_unspecified and not config.relay_told_host:
+        raise wrong(
+            f"relay-host is {host}, to which nobody can connect",
+            "Set relay-told-host to the name or address by which coordinators know this machine.",
+        )
+    first, last = config.relay_ports
+    if not 0 <= first <= last <= PORT_MAX or (first == 0) != (last == 0):
+        raise wrong(f"relay-ports: {first} to {last} is no range of ports", "For example [20000, 20999].")
+    if not 0 < config.timeout_s <= TIMEOUT_S_MAX:
+        raise wrong(f"timeout-s is above 0 and at most {TIMEOUT_S_MAX}", "For example 10.0.")
+    networks_of(config)
+
+
 def networks_of(config: CoordinatorConfig) -> Networks:
     """Who may use relays besides the coordinators themselves. Raises ConfigError."""
     found = []
@@ -98,29 +123,16 @@ def networks_of(config: CoordinatorConfig) -> Networks:
             found.append(ip_network(text, strict=False))
         except ValueError:
             raise ConfigError(
-                f"coordinator.peers: {text[:60]!r} is no address and no network",
+                f"[manager.coordinator] peers: {text[:60]!r} is no address and no network",
                 hint="For example 10.1.2.3 or 10.1.0.0/16.",
             ) from None
     return tuple(found)
 
 
-def told_host(config: CoordinatorConfig) -> str:
-    """What coordinators are told. Raises ConfigError when that would be nothing that one can connect to."""
-    host = config.relay_told_host or config.relay_host
-    address = address_of(host)
-    if address is not None and address.is_unspecified:
-        raise ConfigError(
-            f"coordinator.relay-host is {host}, to which nobody can connect",
-            hint="Set coordinator.relay-told-host to the name or address by which coordinators know this machine.",
-        )
-    return host
-
-
 def check_reach(config: CoordinatorConfig, coordinator: Iterable[Address]) -> None:
     """Raises NoRelay when the relays listen on this machine's loopback only, and the coordinator is elsewhere."""
     listening = address_of(config.relay_host)
-    local = config.relay_host == "localhost" or (listening is not None and listening.is_loopback)
-    if local and not any(address.is_loopback for address in coordinator):
+    if listening is not None and listening.is_loopback and not any(address.is_loopback for address in coordinator):
         raise NoRelay(
             "the coordinator of this resource group is on another machine, and this server offers services on its own only",
             hint="An administrator sets relay-host in [manager.coordinator] of the server's configuration.",

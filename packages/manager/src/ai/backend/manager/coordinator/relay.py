@@ -39,6 +39,7 @@ class Relay:
         self._dial = dial
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def listen(self, host: str, ports: tuple[int, int]) -> None:
         """On the first free port of that range; (0, 0) is any. Raises NoRelay."""
@@ -62,6 +63,7 @@ class Relay:
 
     def close(self) -> None:
         """Breaks off what is open. Idempotent."""
+        self._closed = True
         if self._server is not None:
             self._server.close()
         for task in self._connections:
@@ -76,7 +78,9 @@ class Relay:
         assert task is not None
         peer = str((writer.get_extra_info("peername") or ("",))[0])
         try:
-            if not self.guard(peer):
+            if self._closed:
+                pass  # it was accepted just before
+            elif not self.guard(peer):
                 log.warning("relay-refused", peer=peer)
             elif len(self._connections) >= CONNECTIONS_MAX:
                 log.warning("relay-full", peer=peer)
@@ -132,7 +136,8 @@ async def _outwards(stream: Stream, writer: asyncio.StreamWriter) -> None:
     while data := await stream.receive():
         writer.write(data)
         await writer.drain()
-    writer.write_eof()
+    if not writer.is_closing():
+        writer.write_eof()
 
 
 class _Kept:

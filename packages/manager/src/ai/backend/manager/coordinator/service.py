@@ -36,6 +36,7 @@ from .policy import (
     Address,
     address_of,
     advertised,
+    check_config,
     check_login,
     check_reach,
     conf_of,
@@ -43,7 +44,6 @@ from .policy import (
     may_use,
     networks_of,
     token_of,
-    told_host,
 )
 from .relay import Relays
 
@@ -63,8 +63,9 @@ class CoordinatorService:
         self._sessions = sessions
         self._identity = identity
         self._config = config
+        check_config(config)
         self._networks = networks_of(config)
-        self._told_host = told_host(config)
+        self._told_host = config.relay_told_host or config.relay_host
         self._client = CoordinatorClient(config.timeout_s)
         self._relays: Relays[tuple[SessionId, int]] = Relays(config.relay_host, config.relay_ports)
 

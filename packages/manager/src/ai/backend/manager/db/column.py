@@ -3,9 +3,18 @@
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
+
+
+def _written(document: Any) -> str:
+    return msgspec.json.encode(document).decode()
+
+
+JSON_CODEC: dict[str, Any] = {"json_serializer": _written, "json_deserializer": msgspec.json.decode}
+"""For the engines: reading many rows is mostly reading their documents."""
 JsonDocument = sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from ai.backend.common.errors import ConfigError
 from ai.backend.common.ids import Random
 
+from .column import JSON_CODEC
 from .database import DatabaseBusy, DatabaseFull, DatabaseUnavailable, Operation, UniqueViolation
 
 T = TypeVar("T")
@@ -70,6 +71,7 @@ class PostgresDatabase:
             pool_pre_ping=True,
             hide_parameters=True,
             connect_args={**arguments, "command_timeout": COMMAND_TIMEOUT_S},
+            **JSON_CODEC,
         )
         self._writer = self._engine.execution_options(isolation_level="SERIALIZABLE")
         self._reader = self._engine.execution_options(
@@ -82,6 +84,7 @@ class PostgresDatabase:
             hide_parameters=True,
             isolation_level="READ COMMITTED",
             connect_args=arguments,
+            **JSON_CODEC,
         )
         self._retrying = asyncio.Lock()
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 
 import sqlalchemy as sa
 
+from .column import JSON_CODEC
 from .database import DatabaseBusy, DatabaseFull, DatabaseUnavailable, Operation, UniqueViolation
 from .schema import metadata
 
@@ -40,7 +41,7 @@ _GONE = (
 
 def sqlite_engine(url: str, *, lock_timeout_s: float = LOCK_TIMEOUT_S, **options: Any) -> sa.Engine:
     """An engine that begins no transaction by itself: use its connections through `write`, `read` and `alter`."""
-    engine = sa.create_engine(url, hide_parameters=True, **options)
+    engine = sa.create_engine(url, hide_parameters=True, **JSON_CODEC, **options)
 
     @sa.event.listens_for(engine, "connect")
     def _on_connect(connection: sqlite3.Connection, _record: Any) -> None:

@@ -91,6 +91,29 @@ def update_row(
     return conn.execute(statement, parameters).rowcount
 
 
+def update_rows(
+    conn: sa.Connection,
+    table: sa.Table,
+    rows: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
+    *,
+    counting: str = "",
+) -> None:
+    """`update_row` for many pairs of conditions and values, each with the same columns. Whoever has to know whether a row was there looks
+    before, in the same transaction."""
+    if not rows:
+        return
+    where, values = rows[0]
+    statement = _update(table, tuple(where), tuple(values), counting)
+    conn.execute(
+        statement,
+        [
+            {f"where_{name}": value for name, value in where.items()}
+            | {f"set_{name}": value for name, value in values.items()}
+            for where, values in rows
+        ],
+    )
+
+
 @lru_cache(maxsize=256)
 def _update(table: sa.Table, where: tuple[str, ...], columns: tuple[str, ...], counting: str) -> sa.Update:
     counted: dict[str, Any] = {counting: table.c[counting] + 1} if counting else {}

@@ -8,6 +8,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from ai.backend.common.errors import Forbidden
+from ai.backend.common.ids import AccessKey
 
 from ..access.model import Principal
 from ..access.policy import Action, Reach, administered, may, reach
@@ -72,6 +73,27 @@ class DirectoryReader:
             if value is not None:
                 where.append(column == value)
         return await self._find(store.projects, *where)
+
+    async def project_page(
+        self,
+        principal: Principal,
+        asked: Listing,
+        *,
+        domain_name: str | None = None,
+        project_id: UUID | None = None,
+    ) -> Page[model.Project]:
+        """Raises InvalidInput."""
+        where = store.visible_projects(principal)
+        if domain_name is not None:
+            where.append(t.projects.c.domain_name == domain_name)
+        if project_id is not None:
+            where.append(t.projects.c.id == project_id)
+        return await self._database.read(lambda conn: store.projects.page(conn, where, asked))
+
+    async def domain_page(self, principal: Principal, asked: Listing) -> Page[model.Domain]:
+        """Raises InvalidInput."""
+        where = store.visible_domains(principal)
+        return await self._database.read(lambda conn: store.domains.page(conn, where, asked))
 
     def _user_conditions(
         self, principal: Principal, status: str | None, project_id: UUID | None, domain_name: str | None
@@ -182,6 +204,17 @@ class DirectoryReader:
 
         def op(conn: sa.Connection) -> list[model.ResourceGroup]:
             names = given(resource_store.groups(conn, domain_name, project_id), principal)
+            return store.resource_groups.find(conn, t.resource_groups.c.name.in_(names))
+
+        return await self._database.read(op)
+
+    async def resource_groups_of_keypair(
+        self, principal: Principal, access_key: AccessKey
+    ) -> list[model.ResourceGroup]:
+        """Those that were given to the keypair itself."""
+
+        def op(conn: sa.Connection) -> list[model.ResourceGroup]:
+            names = given(resource_store.groups(conn, access_key=access_key), principal)
             return store.resource_groups.find(conn, t.resource_groups.c.name.in_(names))
 
         return await self._database.read(op)

@@ -81,8 +81,26 @@ def _columns(table: sa.Table, **others: sa.ColumnElement[Any]) -> dict[str, sa.C
     return {**{column.name: column for column in table.c}, **others}
 
 
-domains = Table(model.Domain, _columns(t.domains), t.domains, t.domains.c.name, _columns(t.domains))
-projects = Table(model.Project, _columns(t.projects), t.projects, t.projects.c.name, _columns(t.projects))
+def _named(table: sa.Table, *names: str, **others: sa.ColumnElement[Any]) -> dict[str, sa.ColumnElement[Any]]:
+    return {**{name: table.c[name] for name in names}, **others}
+
+
+_COMMON = ("name", "description", "is_active", "created_at", "modified_at", "integration_id")
+domains = Table(model.Domain, _columns(t.domains), t.domains, t.domains.c.name, _named(t.domains, *_COMMON))
+projects = Table(
+    model.Project,
+    _columns(t.projects),
+    t.projects,
+    t.projects.c.name,
+    _named(
+        t.projects,
+        *_COMMON,
+        "id",
+        "domain_name",
+        row_id=t.projects.c.id,
+        resource_policy=t.projects.c.policy_name,
+    ),
+)
 _FIRST_KEY = (
     sa.select(t.keypairs.c.access_key)
     .where(t.keypairs.c.user_id == t.users.c.id)

@@ -21,12 +21,14 @@ _AFTER = (
 )
 
 
-def append(
-    conn: sa.Connection, name: str, session_id: SessionId, payload: Mapping[str, Any], now: datetime
-) -> None:
-    conn.execute(
-        _APPEND, {"created_at": now, "name": name, "session_id": session_id, "payload": dict(payload)}
-    )
+def row(name: str, session_id: SessionId, payload: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    return {"created_at": now, "name": name, "session_id": session_id, "payload": dict(payload)}
+
+
+def append_all(conn: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Appends what `row` made, in this order."""
+    if rows:
+        conn.execute(_APPEND, [dict(one) for one in rows])
 
 
 def newest_id(conn: sa.Connection) -> int:

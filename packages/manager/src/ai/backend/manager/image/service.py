@@ -13,12 +13,15 @@ from ai.backend.common.wire.rpc import AgentReport
 from ..access.model import Principal
 from ..access.policy import Action, Reach, demand, reach
 from ..db.database import Database
+from ..directory.model import Listing, Page
 from ..task.model import Reporter
 from ..task.service import TaskService
 from . import store
 from .model import Image
 from .policy import owned_by
 
+Found = tuple[Image, Sequence[str], Sequence[str]]
+"""An image, its aliases, and the agents that hold it."""
 Names = dict[tuple[str, str], list[str]]
 Holders = dict[str, list[str]]
 
@@ -48,7 +51,7 @@ class ImageService:
             return found
         return [image for image in found if owned_by(image, principal.user_id)]
 
-    async def catalogue(self, principal: Principal) -> Sequence[tuple[Image, Sequence[str], Sequence[str]]]:
+    async def catalogue(self, principal: Principal) -> Sequence[Found]:
         """Each image with its aliases and the agents that hold it; administrators see which agents."""
         found = await self.list(principal)
         sees_agents = reach(principal, Action.AGENT_READ) is Reach.ALL
@@ -72,6 +75,13 @@ class ImageService:
             )
             for image in found
         ]
+
+    async def page(self, principal: Principal, asked: Listing) -> Page[Found]:
+        """Of the catalogue. Raises InvalidInput."""
+        known = {(found[0].name, found[0].architecture): found for found in await self.catalogue(principal)}
+        wanted = await self._database.read(lambda conn: store.matching(conn, asked))
+        chosen = [known[key] for key in wanted if key in known]
+        return Page(items=chosen[asked.offset : asked.offset + asked.limit], total_count=len(chosen))
 
     async def alias(self, principal: Principal, alias: str, target: str, architecture: str) -> None:
         """Raises Forbidden, InvalidInput, ImageNotFound, or Conflict for a taken alias."""

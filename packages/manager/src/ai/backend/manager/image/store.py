@@ -9,9 +9,19 @@ from ai.backend.common.wire.rpc import AgentReport
 
 from ..db.schema import agent_images, image_aliases, images
 from ..db.upsert import upsert
+from ..directory.model import Listing
+from ..listing.statement import Fields, condition, ordering
 from .model import Image
 
 _ALL = sa.select(images).order_by(images.c.name, images.c.architecture)
+NAMES: Fields = {
+    "name": images.c.name,
+    "architecture": images.c.architecture,
+    "digest": images.c.digest,
+    "size_bytes": images.c.size_bytes,
+    "created_at": images.c.created_at,
+}
+"""By what lists of images may be filtered and ordered."""
 _ALIASES = sa.select(image_aliases)
 _ON_AGENTS = sa.select(agent_images)
 
@@ -27,6 +37,15 @@ def all_images(conn: sa.Connection) -> list[Image]:
         )
         for row in conn.execute(_ALL)
     ]
+
+
+def matching(conn: sa.Connection, asked: Listing) -> list[tuple[str, str]]:
+    """Name and architecture of all that pass the filter, in the order asked for; how many are shown is the caller's business. Raises
+    InvalidInput."""
+    wanted = condition(asked.filter, NAMES)
+    query = sa.select(images.c.name, images.c.architecture).where(*([] if wanted is None else [wanted]))
+    order = [*ordering(asked.order, NAMES), images.c.name, images.c.architecture]
+    return [(row.name, row.architecture) for row in conn.execute(query.order_by(*order))]
 
 
 def aliases(conn: sa.Connection) -> dict[tuple[str, str], str]:

@@ -5,12 +5,12 @@ counted, and the next run decides anew.
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from ai.backend.common.clock import Clock
-from ai.backend.common.ids import KernelId, SessionId
+from ai.backend.common.ids import AgentId, KernelId, SessionId
 from ai.backend.common.log import get_logger
 from ai.backend.scheduler.cycle import plan
 from ai.backend.scheduler.model import (
@@ -29,11 +29,12 @@ from ..agents import store as agent_store
 from ..agents.model import Agent
 from ..config import ManagerConfig
 from ..db.database import Database
+from ..event import store as event_store
 from ..loop import Loop
 from ..session import store as session_store
 from ..session.machine import Event
 from ..session.model import ClusterMode, Dependency, Session, SessionStatus
-from ..session.transition import advance, end_kernels
+from ..session.transition import advance, announcement, change, changed, end_kernels
 from . import store
 from .policy import HELD, Doom, Hold, verdict
 
@@ -198,54 +199,69 @@ class Scheduling:
             return
         snapshot = snapshot_of(rows.agents, pending, rows.groups, rows.shares)
         made = plan(snapshot)
-        if not made.starts and all(_known(refusal, pending) for refusal in made.refusals):
+        waiting = {session.id: session for session in pending}
+        if not made.starts and all(
+            _is_told(refusal, waiting[SessionId(refusal.workload_id)]) for refusal in made.refusals
+        ):
             return
-        dropped = await self._database.run(lambda conn: self._apply(conn, made, snapshot))
+        dropped = await self._database.run(lambda conn: self._apply(conn, made, snapshot, waiting))
         self.stale += dropped
         if dropped:
             self.loop.wake()
         self._wake()
 
-    def _apply(self, conn: sa.Connection, made: Plan, snapshot: Snapshot) -> int:
-        generations = {agent.id: agent.generation for agent in snapshot.agents}
-        dropped = 0
-        for start in made.starts:
-            with conn.begin_nested() as savepoint:
-                if not self._start(conn, start, generations):
-                    savepoint.rollback()
-                    dropped += 1
+    def _apply(
+        self, conn: sa.Connection, made: Plan, snapshot: Snapshot, waiting: Mapping[SessionId, Session]
+    ) -> int:
+        """Writes the plan as far as its sessions and agents are as the snapshot saw them; returns how many starts are not."""
+        seen = {agent.id: agent.generation for agent in snapshot.agents}
+        now_are = agent_store.generations(conn) if made.starts else {}
+        versions = session_store.versions(conn, [SessionId(start.workload_id) for start in made.starts])
+        fresh = [
+            start
+            for start in made.starts
+            if versions.get(SessionId(start.workload_id)) == start.version
+            and all(now_are.get(AgentId(one.agent_id)) == seen[one.agent_id] for one in start.placements)
+        ]
+        self._start(conn, fresh, waiting)
+        agent_store.claim(
+            conn, {one.agent_id: seen[one.agent_id] for start in fresh for one in start.placements}
+        )
         for refusal in made.refusals:
-            self._explain(conn, refusal)
-        return dropped
+            self._explain(conn, refusal, waiting[SessionId(refusal.workload_id)])
+        return len(made.starts) - len(fresh)
 
-    def _start(self, conn: sa.Connection, start: Start, generations: dict[str, int]) -> bool:
+    def _start(self, conn: sa.Connection, starts: list[Start], waiting: Mapping[SessionId, Session]) -> None:
         now = self._clock.now()
-        session = session_store.get(conn, SessionId(start.workload_id))
-        if session is None or session.version != start.version:
-            return False
-        used = sorted({placement.agent_id for placement in start.placements})
-        if not all(agent_store.claim(conn, agent_id, generations[agent_id]) for agent_id in used):
-            return False
-        if advance(conn, session, Event.PLACED, now=now, config=self._config) is None:
-            return False
-        for placement in start.placements:
-            session_store.update_kernel(
-                conn,
-                KernelId(placement.kernel_id),
-                {
-                    "agent_id": placement.agent_id,
-                    "status": SessionStatus.SCHEDULED.value,
-                    "status_changed_at": now,
-                },
-            )
-        for agent_id in used:
-            generations[agent_id] += 1
-        return True
+        moves: list[tuple[Session, Mapping[str, Any]]] = []
+        news: list[dict[str, Any]] = []
+        for start in starts:
+            session = waiting[SessionId(start.workload_id)]
+            values = change(session, Event.PLACED, now=now, config=self._config)
+            assert values is not None, "a pending session can always be placed"
+            moves.append((session, values))
+            news += announcement(changed(session, values), now)
+        session_store.update_all(conn, moves)
+        session_store.update_kernels(
+            conn,
+            [
+                (
+                    KernelId(one.kernel_id),
+                    {
+                        "agent_id": one.agent_id,
+                        "status": SessionStatus.SCHEDULED.value,
+                        "status_changed_at": now,
+                    },
+                )
+                for start in starts
+                for one in start.placements
+            ],
+        )
+        event_store.append_all(conn, news)
 
-    def _explain(self, conn: sa.Connection, refusal: Refusal) -> None:
+    def _explain(self, conn: sa.Connection, refusal: Refusal, session: Session) -> None:
         """Keeps with the session why it waits. Losing a race here is fine: it is told again at the next run."""
-        session = session_store.get(conn, SessionId(refusal.workload_id))
-        if session is not None and session.status is SessionStatus.PENDING and not _known(refusal, [session]):
+        if not _is_told(refusal, session):
             session_store.update(
                 conn, session, {"reason": refusal.rule.value, "reason_detail": _detail(refusal)}
             )
@@ -263,10 +279,5 @@ def _told(session: Session, said: Hold | Doom) -> bool:
     return session.reason == said.reason and session.reason_detail == {"message": said.message}
 
 
-def _known(refusal: Refusal, pending: list[Session]) -> bool:
-    session = next((one for one in pending if one.id == refusal.workload_id), None)
-    return (
-        session is not None
-        and session.reason == refusal.rule.value
-        and session.reason_detail == _detail(refusal)
-    )
+def _is_told(refusal: Refusal, session: Session) -> bool:
+    return session.reason == refusal.rule.value and session.reason_detail == _detail(refusal)

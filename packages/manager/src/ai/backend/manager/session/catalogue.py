@@ -134,6 +134,12 @@ class SessionCatalogue:
 
         return next(iter((await self._database.read(op)).items), None)
 
+    async def of_kernel(self, principal: Principal, kernel_id: UUID) -> Entry | None:
+        """The session that the kernel is of."""
+        query = sa.select(t.kernels.c.session_id).where(t.kernels.c.id == kernel_id)
+        session_id = await self._database.read(lambda conn: conn.execute(query).scalar_one_or_none())
+        return None if session_id is None else await self.one(principal, session_id)
+
     async def on_agents(self, principal: Principal, agent_ids: Sequence[str]) -> dict[str, list[Session]]:
         """Live sessions by the agents that hold kernels of theirs."""
         where = store.visible(principal)

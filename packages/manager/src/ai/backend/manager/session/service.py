@@ -142,9 +142,7 @@ class SessionService:
             facts = Facts(
                 project_id=project_id,
                 images=[
-                    image
-                    for image in image_store.all_images(conn)
-                    if owned_by(image, principal.user_id)
+                    image for image in image_store.all_images(conn) if owned_by(image, principal.user_id)
                 ],
                 aliases=image_store.aliases(conn),
                 agents=agent_store.all_agents(conn),

@@ -15,7 +15,7 @@ from ai.backend.common.quantity import ResourceSlots, sum_slots
 from ..access.model import Principal
 from ..access.policy import Action, Reach, administered, reach
 from ..db.schema import agents, kernels, projects, session_dependencies, sessions, users
-from ..db.statement import Query, one_of, update_row
+from ..db.statement import Query, one_of, update_row, update_rows
 from .model import ClusterMode, Dependency, Kernel, KernelStatus, Session, SessionStatus, SessionType
 from .port import ServicePort
 
@@ -419,6 +419,31 @@ def update(conn: sa.Connection, session: Session, values: Mapping[str, Any]) -> 
 
 def update_kernel(conn: sa.Connection, kernel_id: KernelId, values: Mapping[str, Any]) -> None:
     update_row(conn, kernels, {"id": kernel_id}, values, counting="revision")
+
+
+def versions(conn: sa.Connection, ids: Sequence[SessionId]) -> dict[SessionId, int]:
+    found: dict[SessionId, int] = {}
+    for start in range(0, len(ids), 500):
+        some = sa.select(sessions.c.id, sessions.c.version).where(sessions.c.id.in_(ids[start : start + 500]))
+        found.update((row.id, row.version) for row in conn.execute(some))
+    return found
+
+
+def update_all(conn: sa.Connection, changes: Sequence[tuple[Session, Mapping[str, Any]]]) -> None:
+    """`update` of many, with the same columns each, whose versions were looked at in this transaction."""
+    update_rows(
+        conn,
+        sessions,
+        [
+            ({"id": one.id, "version": one.version}, {"version": one.version + 1, **values})
+            for one, values in changes
+        ],
+    )
+
+
+def update_kernels(conn: sa.Connection, changes: Sequence[tuple[KernelId, Mapping[str, Any]]]) -> None:
+    """`update_kernel` of many, with the same columns each."""
+    update_rows(conn, kernels, [({"id": one}, values) for one, values in changes], counting="revision")
 
 
 def rename(conn: sa.Connection, session: Session, name: str) -> bool:

@@ -13,13 +13,21 @@ from ..config import ManagerConfig
 from ..event import store as event_store
 from . import store
 from .machine import EVENT_NAMES, RESULT_EVENTS, TABLE, Event, deadline, history
-from .model import Session, SessionResult
+from .model import Session, SessionResult, SessionStatus
 
 
 def announce(
     conn: sa.Connection, session: Session, now: datetime, result: SessionResult | None = None
 ) -> None:
     """Writes the published events of the session's present status, after that of a result that has just become known."""
+    event_store.append_all(conn, announcement(session, now, result))
+
+
+def announcement(
+    session: Session, now: datetime, result: SessionResult | None = None
+) -> list[dict[str, Any]]:
+    """The rows of what `announce` writes."""
+    rows: list[dict[str, Any]] = []
     shared = {
         "sessionId": str(session.id),
         "sessionName": session.name,
@@ -36,7 +44,7 @@ def announce(
     names = EVENT_NAMES[session.status]
     for name in names if result is None else (RESULT_EVENTS[result], *names):
         if name.startswith("session_"):
-            event_store.append(conn, name, session.id, shared, now)
+            rows.append(event_store.row(name, session.id, shared, now))
             continue
         for kernel in session.kernels:
             of_kernel = {
@@ -45,7 +53,8 @@ def announce(
                 "clusterIdx": kernel.cluster_idx,
                 "exitCode": kernel.exit_code,
             }
-            event_store.append(conn, name, session.id, {**shared, **of_kernel}, now)
+            rows.append(event_store.row(name, session.id, {**shared, **of_kernel}, now))
+    return rows
 
 
 def advance(
@@ -63,6 +72,25 @@ def advance(
 
     A reason once given for ending is kept: the first cause is the true one.
     """
+    values = change(session, event, now=now, config=config, reason=reason, detail=detail, result=result)
+    if values is None or not store.update(conn, session, values):
+        return None
+    moved = changed(session, values)
+    announce(conn, moved, now, result)
+    return moved
+
+
+def change(
+    session: Session,
+    event: Event,
+    *,
+    now: datetime,
+    config: ManagerConfig,
+    reason: str = "",
+    detail: Mapping[str, Any] | None = None,
+    result: SessionResult | None = None,
+) -> dict[str, Any] | None:
+    """What `advance` writes into the session's row, or None when the news is stale."""
     status = TABLE.next(session.status, event)
     if isinstance(status, Drop):
         return None
@@ -82,11 +110,13 @@ def advance(
         values["terminated_at"] = now
     if result is not None:
         values["result"] = result.value
-    if not store.update(conn, session, values):
-        return None
-    moved = replace(session, **{**values, "status": status}, version=session.version + 1)
-    announce(conn, moved, now, result)
-    return moved
+    return values
+
+
+def changed(session: Session, values: Mapping[str, Any]) -> Session:
+    """The session after `change`."""
+    status = SessionStatus(values["status"])
+    return replace(session, **{**values, "status": status}, version=session.version + 1)
 
 
 def stop_kernels(conn: sa.Connection, session: Session, *, reason: str, forced: bool, now: datetime) -> None:
