@@ -6,7 +6,7 @@ PYTEST := env -u MAKELEVEL -u MAKEFLAGS -u MFLAGS $(PY) -m pytest
 REAL := docker or postgres or sandbox
 
 .DEFAULT_GOAL := help
-.PHONY: help env packages demo up down test check format unit component e2e compat sim bench docs clean
+.PHONY: help env packages demo up down test check format unit component e2e fuzz compat sim bench docs clean
 
 help: ## show these verbs
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 12
@@ -26,7 +26,7 @@ up: ## start a cluster in the background
 down: ## stop it
 	./backend.ai down
 
-test: env packages check unit component e2e compat sim ## everything but bench, as in CI
+test: env packages check unit component e2e fuzz compat sim ## everything but bench, as in CI
 
 check: ## lint, format, types, import contracts, diagrams, tidiness
 	$(PY) -m ruff check .
@@ -51,8 +51,11 @@ component: ## tests against a real Docker Engine, PostgreSQL and the sandbox
 e2e: ## whole clusters on loopback, started as users start them
 	$(PYTEST) tests/e2e
 
+fuzz: ## requests made from the API's descriptions, and ones that break them
+	$(PYTEST) tests/fuzz
+
 compat: ## unmodified published clients against live clusters, two at a time
-	$(PYTEST) -n 2 --dist loadgroup tests/compat
+	$(PYTEST) -n 2 tests/compat
 
 sim: ## the whole cluster in virtual time, 200 seeds of faults
 	$(PY) -m sim.run --seeds 200

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .starter import LATE, Ended, Starter
+from .staying import Staying
 
 SHOWN = 4000
 """How many characters of a call's output a failing test shows: the end, where the error is."""
@@ -99,17 +100,9 @@ class Client:
         done = _noted(f"{script}# with {values}", ended).ok()
         return json.loads(done.stdout.strip().rsplit("\n", 1)[-1])
 
-    def popen(self, *args: str) -> "subprocess.Popen[str]":
-        """Starts a command that stays, such as `events` and `app`; not from memory, but as its users do."""
-        return subprocess.Popen(
-            [*self.command, *args],
-            env=self._environ({"PYTHONUNBUFFERED": "1"}),
-            cwd=self.home,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    def stay(self, *args: str) -> Staying:
+        """Starts a command that stays."""
+        return Staying([*self.command, *args], self._environ({}))
 
     def _environ(self, env: Mapping[str, str]) -> dict[str, str]:
         return {**machine_environ(), "HOME": str(self.home), **self.env, **env}

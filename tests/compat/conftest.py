@@ -6,6 +6,8 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer  # type: ignore[import-untyped]
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from . import cluster as clusters
 from . import installs
@@ -22,13 +24,23 @@ INSTALLING_S = 900
 """A broken run's end, not an expectation: a client's first use installs a hundred distributions."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In parallel each client keeps to one process, and so to one cluster."""
     for item in items:
-        if client := _client_under_test(item):
+        if HERE in item.path.parents:
             item.add_marker(pytest.mark.timeout(INSTALLING_S))
-            item.add_marker(pytest.mark.xdist_group(client))
+
+
+class ByClient(LoadScopeScheduling):  # type: ignore[misc]
+    """In parallel each client keeps to one process, and so to one cluster. (Groups as marks do not work with pytest 9.2.)"""
+
+    def _split_scope(self, nodeid: str) -> str:
+        _, _, parameters = nodeid.partition("[")
+        return next((version for version in installs.RELEASES if version in parameters), installs.JS_VERSION)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByClient:
+    return ByClient(config, log)
 
 
 @pytest.fixture(scope="session")

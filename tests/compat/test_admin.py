@@ -347,9 +347,9 @@ def test_policy_update(admin: Client, policy: str) -> None:
     assert item["max_concurrent_sessions"] == 5 and item["idle_timeout"] == 600
 
 
-def test_policy_limits_are_enforced(admin: Client, user: Client, policy: str, person: str) -> None:
+def test_policy_limits_are_enforced(admin: Client, user: Client, policy: str, cluster: Cluster) -> None:
     changed(admin, "keypair-resource-policy", "update", policy, "--max-containers-per-session", "1")
-    key = changed(admin, "keypair", "add", person, policy)["keypair"]
+    key = changed(admin, "keypair", "add", cluster.user.email, policy)["keypair"]
     env = {"BACKEND_ACCESS_KEY": key["access_key"], "BACKEND_SECRET_KEY": key["secret_key"]}
     done = user.cli("session", "create", "-r", "cpu=1", "--cluster-size", "2", "python", env=env).failed()
     assert "412" in done.text and "You have reached your resource limit" in done.text

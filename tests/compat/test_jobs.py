@@ -1,16 +1,17 @@
 """Sessions beyond one interactive container: batch jobs, delayed starts, dependencies, clusters, and the events that tell of them."""
 
 import re
-import subprocess
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from .client import Client
 from .cluster import Cluster
-from .sessions import SMALL, create, execute, new_name, printed, running, state, wait_for
+from .sessions import DEADLINE_S, SMALL, create, execute, new_name, printed, running, state, wait_for
+from .staying import Staying
 
 EVENTS = """
 import asyncio, json
@@ -31,23 +32,23 @@ async def main():
 asyncio.run(asyncio.wait_for(main(), 50))
 """
 
-SUBSCRIBING_S = 4
-"""A stay-on command says nothing when it has subscribed; events before that are not replayed."""
-
 
 def batch(client: Client, command: str, **more: object) -> dict[str, object]:
     more = {"type_": "batch", "startup_command": command, "enqueue_only": True, **more}
     return create(client, new_name("batch"), **more)
 
 
-def leave(process: "subprocess.Popen[str]") -> tuple[int, str]:
-    """What a stay-on command said by the time it ended, or was ended."""
-    try:
-        told, _ = process.communicate(timeout=40)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        told, _ = process.communicate()
-    return process.returncode, told
+@contextmanager
+def listening(client: Client, name: str, *command: str) -> Iterator[Staying]:
+    """A command that hears the events of the session. It does not say when it has subscribed, and what happened before is not told again:
+    so the session is restarted until the command has heard of it."""
+    with client.stay(*command, name) as staying:
+        deadline = time.monotonic() + DEADLINE_S
+        while not staying.said:
+            assert time.monotonic() < deadline and staying.process.poll() is None, staying
+            client.cli("session", "restart", name)
+            time.sleep(0.3)
+        yield staying
 
 
 # --- batch ---
@@ -225,29 +226,26 @@ def test_events_are_narrowed_to_sessions(user: Client) -> None:
 
 
 def test_the_events_command(user: Client) -> None:
-    with running(user, "told") as session:
-        process = user.popen("events", session.name)
-        time.sleep(SUBSCRIBING_S)
+    with running(user, "told") as session, listening(user, session.name, "events") as events:
         user.cli("session", "destroy", session.name).ok()
-        _, told = leave(process)
-    assert "session_terminated" in told and session.id in told
+        assert session.id in events.hears("session_terminated")
 
 
 def test_watch_ends_with_the_session(user: Client) -> None:
-    with running(user, "watched") as session:
-        process = user.popen("watch", session.name)
-        time.sleep(SUBSCRIBING_S)
+    with running(user, "watched") as session, listening(user, session.name, "watch") as watch:
         user.cli("session", "destroy", session.name).ok()
-        code, told = leave(process)
-    assert code == 0, told
-    assert "session_terminated" in told
+        watch.hears("session_terminated")
+        assert watch.ends() == 0, watch
 
 
 def test_watch_ends_with_a_jobs_exit_code(user: Client) -> None:
-    made = batch(user, "sleep 8; exit 3")
-    code, told = leave(user.popen("watch", str(made["name"])))
-    assert code == 3, told
-    assert "session_failure" in told
+    made = batch(user, "until [ -e go.txt ]; do sleep 0.1; done; exit 3")
+    wait_for(user, str(made["id"]), "RUNNING")
+    with listening(user, str(made["name"]), "watch") as watch:
+        (user.home / "go.txt").write_text("go")
+        user.cli("session", "upload", str(made["id"]), "go.txt").ok()
+        watch.hears("session_failure")
+        assert watch.ends() == 3, watch
 
 
 def test_watch_gives_up(user: Client) -> None:

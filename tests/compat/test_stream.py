@@ -2,14 +2,13 @@
 
 import re
 import socket
-import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from .client import Client
-from .sessions import Running, execute, running
+from .sessions import DEADLINE_S, Running, execute, running
 
 STREAM = """
 import asyncio, json
@@ -201,15 +200,8 @@ def test_apps_for_people(user: Client, opened: Running, version: str) -> None:
 
 def test_an_unknown_app_is_told(user: Client, live: Running) -> None:
     """The client says so, and stays all the same."""
-    process = user.popen("app", live.name, "no-such-app", "-b", "127.0.0.1:0")
-    broken = threading.Timer(60, process.kill)
-    broken.start()
-    try:
-        assert process.stdout and any("is not supported by the session" in line for line in process.stdout)
-    finally:
-        broken.cancel()
-        process.kill()
-        process.communicate()
+    with user.stay("app", live.name, "no-such-app", "-b", "127.0.0.1:0") as app:
+        app.hears("is not supported by the session")
 
 
 def test_a_service_without_a_proxy_is_told(user: Client, opened: Running) -> None:
@@ -236,7 +228,7 @@ def free_port() -> int:
 
 def fetched(port: int, path: str) -> bytes:
     """One HTTP exchange through the tunnel, tried until the client listens."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + DEADLINE_S
     while True:
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=10) as tunnel:
@@ -253,13 +245,9 @@ def fetched(port: int, path: str) -> bytes:
 
 def test_a_tunnel_carries_connections(user: Client, listening: str) -> None:
     port = free_port()
-    process = user.popen("app", listening, "3000", "-b", f"127.0.0.1:{port}")
-    try:
+    with user.stay("app", listening, "3000", "-b", f"127.0.0.1:{port}"):
         assert fetched(port, "/one").endswith(b"hello from /one")
         assert fetched(port, "/two").endswith(b"hello from /two")
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def test_a_tunnel_to_nothing_is_told(user: Client, live: Running) -> None:

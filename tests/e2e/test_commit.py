@@ -41,7 +41,7 @@ import os, pathlib, tool
 outside = pathlib.Path("/var/tmp/outside.txt")
 print(tool.answer(), open("link").read(), os.path.exists(".ssh"), outside.exists() and outside.read_text())
 print(os.environ.get("SECRET"), os.stat("notes.txt").st_uid == os.getuid())
-open("notes.txt", "a").write("!")
+_ = open("notes.txt", "a").write("!")
 """
 
 

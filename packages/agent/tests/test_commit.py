@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from ai.backend.agent.commit import home
+from ai.backend.agent.commit import home, service
 from ai.backend.agent.commit.policy import check_place, left_out_of, room_refusal, tar_bytes
 from ai.backend.agent.container.errors import NoSpace
 from ai.backend.agent.image.archive import ArchiveWriter, LayerCut, copy_layers
+from ai.backend.common.bus import InProcessBus
 from ai.backend.common.errors import (
     BackendError,
     CommitBroken,
@@ -29,6 +30,7 @@ from ai.backend.common.errors import (
     KernelError,
     QuotaExceeded,
     StreamClosed,
+    Unavailable,
 )
 from ai.backend.common.stream import Stream
 from ai.backend.common.wire import rpc
@@ -340,6 +342,21 @@ async def test_one_at_a_time_and_only_of_what_runs(node: Node) -> None:
         assert left_in(commits) == [f"{USER}/mine.tar.gz", f"{USER}/other.tar.gz"]
 
 
+async def test_a_node_makes_some_at_a_time(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "AT_ONCE_MAX", 1)
+    node.world.commits.clear()
+    async with working(node):
+        await node.sync(wish(), wish(K2))
+        await node.state(KernelState.RUNNING, K2)
+        stream = await opened(node, order())
+        second = structs.replace(order(filename="second.tar.gz"), kernel_id=K2)
+        with pytest.raises(Unavailable):
+            await opened(node, second)
+        node.world.commits.set()
+        assert await ended(stream) is not None
+        assert await ended(await opened(node, second)) is not None
+
+
 async def test_the_end_of_the_session_is_the_end_of_it(node: Node) -> None:
     node.world.commits.clear()
     async with working(node) as commits:
@@ -364,7 +381,9 @@ async def test_a_restart_of_the_session_is_the_end_of_it(node: Node) -> None:
         assert list(commits.iterdir()) == []
 
 
-async def test_when_nobody_listens_any_more_it_is_broken_off(node: Node) -> None:
+async def test_when_nobody_listens_any_more_it_is_broken_off(tmp_path: Path) -> None:
+    # Not by the bus, which cancels what lingers.
+    node = Node(tmp_path, bus=InProcessBus(stream_linger_s=600))
     node.world.commits.clear()
     async with working(node) as commits:
         stream = await opened(node, order())

@@ -11,12 +11,19 @@ from pathlib import Path
 import pytest
 from aiodocker import Docker
 
+from ai.backend.agent.container import docker_commit
 from ai.backend.agent.container.docker import DockerBackend
 from ai.backend.agent.container.docker_network import DockerNetworks
 from ai.backend.agent.container.model import Image
-from ai.backend.testkit.container_contract import RealContainerContract
+from ai.backend.testkit.container_contract import (
+    RealContainerContract,
+    commit_spec,
+    make_spec,
+    nothing,
+)
 from ai.backend.testkit.dockerd import PrivateDockerd
 from ai.backend.testkit.network_contract import TRIO, RealNetworkContract
+from ai.backend.testkit.sandbox_container import sandbox_harness
 
 pytest_plugins = ["ai.backend.testkit.dockerd"]
 pytestmark = pytest.mark.docker
@@ -85,6 +92,50 @@ class TestDocker(RealNetworkContract, RealContainerContract):
             for name in await backend.networks():
                 await backend.remove_network(name)
             await backend.close()
+
+    async def test_what_a_killed_commit_left_is_removed_at_the_next_start(
+        self, harness: DockerHarness
+    ) -> None:
+        theirs = "another-owner"
+        async with Docker(harness.engine.url) as engine:
+            for owner in (harness._owner, theirs):
+                labels = {docker_commit.LABEL: owner}
+                config = {"Image": harness.image, "Cmd": ["true"], "Labels": labels}
+                container = await engine.containers.create(config)
+                await container.commit(config={"Labels": labels})
+            await harness.reopen()
+
+            async def left(owner: str) -> tuple[int, int]:
+                mine = {"label": [f"{docker_commit.LABEL}={owner}"]}
+                containers = await engine.containers.list(all=True, filters=mine)
+                return len(containers), len(await engine.images.list(filters=mine))
+
+            assert (await left(harness._owner), await left(theirs)) == ((0, 0), (1, 1))
+            await docker_commit.sweep(engine, theirs)
+
+    @pytest.mark.sandbox
+    async def test_an_engine_loads_what_the_sandbox_has_archived(
+        self, harness: DockerHarness, tmp_path: Path
+    ) -> None:
+        archive = tmp_path / "made.tar.gz"
+        async with sandbox_harness() as origin:
+            spec = make_spec(origin, "origin", image=origin.small_image)
+            await origin.backend.create(spec)
+            await origin.backend.start("origin")
+            wanted = commit_spec(tmp_path, archive=archive)
+            made = await origin.backend.commit("origin", wanted, room=lambda _: None, tell=nothing)
+
+        async def content() -> AsyncIterator[bytes]:
+            yield archive.read_bytes()
+
+        await harness.backend.load_image(content())
+        found = {image.name: image.digest for image in await harness.backend.images()}
+        assert found[wanted.name] == made.digest
+        said = await self.output(
+            harness, "reader", "read line < /home/work/hello.txt; echo $line", image=wanted.name
+        )
+        assert said == "hello\n"
+        await harness.backend.remove_image(wanted.name, made.digest)
 
     async def test_a_network_has_no_ipv6_and_no_name_server(self, harness: DockerHarness) -> None:
         """The machine's end of the bridge has a link-local address, and older engines forward what is looked up."""

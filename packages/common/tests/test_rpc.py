@@ -52,7 +52,6 @@ EXAMPLES: list[rpc.Message] = [
     rpc.ReadFile(kernel_id=ID, path="a", bytes_max=1),
     rpc.ListFiles(kernel_id=ID, path="."),
     rpc.GetLogs(kernel_id=ID),
-    rpc.Commit(kernel_id=ID, image="a:1", labels={"a": "b"}, left_out=[".x"], folder="f", filename="a.tar.gz"),
     rpc.SyncReply(accepted=True, generation=1),
     rpc.ExecuteReply(run_id="r", status="finished", console=[("stdout", "x"), ("media", ("image/png", "d"))]),
     rpc.CompleteReply(completions=[]),
@@ -62,6 +61,11 @@ EXAMPLES: list[rpc.Message] = [
     rpc.GetLogsReply(text=""),
     rpc.Done(),
     rpc.Failure(code="c", text="t"),
+    rpc.Connect(kernel_id=ID, port=8080),
+    rpc.OpenTerminal(kernel_id=ID, rows=24, columns=80),
+    rpc.Commit(
+        kernel_id=ID, image="a:1", labels={"a": "b"}, left_out=[".x"], folder="f", filename="a.tar.gz"
+    ),
 ]
 
 
@@ -70,11 +74,17 @@ def decode(message: rpc.Message, data: bytes) -> Any:
         return rpc.decode_report(data)
     if type(message) in get_args(rpc.Request):
         return rpc.decode_request(data)
+    if type(message) in get_args(rpc.StreamRequest):
+        return rpc.decode_stream_request(data)
     return rpc.decode_reply(data)
 
 
 def test_every_message_has_an_example() -> None:
-    assert {type(example) for example in EXAMPLES} == {*get_args(rpc.Request), *get_args(rpc.Reply)}
+    assert {type(example) for example in EXAMPLES} == {
+        *get_args(rpc.Request),
+        *get_args(rpc.Reply),
+        *get_args(rpc.StreamRequest),
+    }
 
 
 @pytest.mark.parametrize("message", [*EXAMPLES, REPORT], ids=lambda message: type(message).__name__)

@@ -21,6 +21,7 @@ from ai.backend.manager.agents.model import Agent, AgentStatus
 from ai.backend.manager.config import ManagerConfig
 from ai.backend.manager.image.model import Image
 from ai.backend.manager.image.policy import resolve
+from ai.backend.manager.limit.policy import Quota
 from ai.backend.manager.session.model import (
     Dependency,
     Session,
@@ -30,6 +31,7 @@ from ai.backend.manager.session.model import (
     SessionType,
 )
 from ai.backend.manager.session.policy import Facts, Ids, admit
+from ai.backend.scheduler.model import Limit, Scope
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PRINCIPAL = Principal(
@@ -80,6 +82,8 @@ def agent(name: str = "a1", cpu: int = 4000, mem: int = 8 << 30) -> Agent:
     )
 
 
+KEYPAIR = Limit(scope=Scope.KEYPAIR, name="AKIAUSER", label="AKIAUSER")
+QUOTA = Quota(containers_per_session_max=1, allowances=(replace(KEYPAIR, sessions=5),), waiting=KEYPAIR)
 FACTS = Facts(
     project_id=ProjectId(UUID(int=4)),
     images=[image()],
@@ -87,11 +91,7 @@ FACTS = Facts(
     agents=[agent()],
     resource_groups=frozenset({"default"}),
     existing=None,
-    live_sessions=0,
-    held_slots=ResourceSlots(),
-    concurrent_sessions_max=5,
-    containers_per_session_max=1,
-    total_slots=ResourceSlots(),
+    quota=QUOTA,
     bootstrap_script="",
 )
 DRAFT = SessionDraft(name="mysess", image="python")
@@ -203,15 +203,34 @@ def test_a_session_with_dependencies_says_so_from_the_start() -> None:
     assert (made.reason, made.dependencies) == ("waits-for-dependencies", (one.id,))
 
 
-def test_quotas_tell_numbers() -> None:
-    refusal = decide(live_sessions=5)
-    assert isinstance(refusal, QuotaExceeded) and refusal.detail["allowed"] == 5
-    refusal = decide(
-        replace(DRAFT, resources={"cpu": 2}),
-        held_slots=ResourceSlots({"cpu": 3000}),
-        total_slots=ResourceSlots({"cpu": 4000}),
+def test_what_could_never_start_is_refused_with_the_numbers_of_all_limits() -> None:
+    domain = Limit(scope=Scope.DOMAIN, name="main", label="main", rest=1 << 20)
+    quota = replace(QUOTA, allowances=(replace(KEYPAIR, sessions=0, slots={"cpu": 1500}), domain))
+    refusal = decide(replace(DRAFT, resources={"cpu": 2, "mem": "1g"}), quota=quota)
+    assert isinstance(refusal, QuotaExceeded) and refusal.detail["limit"] == "max_concurrent_sessions"
+    assert "cpu: asked 2 of 1.5" in refusal.message and "mem: asked 1 GiB of 1 MiB" in refusal.message
+    assert [tuple(one.values()) for one in refusal.detail["limits"]] == [
+        ("max_concurrent_sessions", "keypair", "AKIAUSER", "sessions", "1", "0", "0"),
+        ("total_resource_slots", "keypair", "AKIAUSER", "cpu", "2", "0", "1.5"),
+        ("total_resource_slots", "domain", "main", "mem", str(1 << 30), "0", str(1 << 20)),
+    ]
+    exactly = replace(QUOTA, allowances=(replace(KEYPAIR, slots={"cpu": 2000}),))
+    assert isinstance(decide(replace(DRAFT, resources={"cpu": 2}), quota=exactly), Session)
+
+
+def test_what_waits_has_limits_of_its_own() -> None:
+    waiting = replace(
+        KEYPAIR, sessions=3, sessions_used=2, slots={"cpu": 4000}, slots_used=ResourceSlots({"cpu": 3000})
     )
-    assert isinstance(refusal, QuotaExceeded) and "cpu would be 5 of 4" in refusal.message
+    assert isinstance(decide(quota=replace(QUOTA, waiting=waiting)), Session)
+    refusal = decide(quota=replace(QUOTA, waiting=replace(waiting, sessions_used=3)))
+    assert isinstance(refusal, QuotaExceeded) and refusal.detail["limit"] == "max_pending_session_count"
+    assert (refusal.detail["used"], refusal.detail["allowed"]) == ("3", "3")
+    refusal = decide(replace(DRAFT, resources={"cpu": 2}), quota=replace(QUOTA, waiting=waiting))
+    assert (
+        isinstance(refusal, QuotaExceeded) and refusal.detail["limit"] == "max_pending_session_resource_slots"
+    )
+    assert "asked 2, used 3 of 4" in refusal.message and "Wait" in refusal.hint
 
 
 THREE = Ids(session_id=IDS.session_id, kernel_ids=tuple(KernelId(UUID(int=n)) for n in (2, 3, 4)))
@@ -221,7 +240,8 @@ BOSS = replace(PRINCIPAL, role=Role.SUPERADMIN)
 def cluster(
     principal: Principal = PRINCIPAL, agents: tuple[Agent, ...] = (agent(),), most: int = 3, **draft: object
 ):  # type: ignore[no-untyped-def]
-    facts = replace(FACTS, containers_per_session_max=most, agents=list(agents))
+    quota = replace(QUOTA, containers_per_session_max=most)
+    facts = replace(FACTS, quota=quota, agents=list(agents))
     wish = replace(DRAFT, **{"cluster_size": 3, **draft})  # type: ignore[arg-type]
     ids = THREE if wish.cluster_size == 3 else IDS
     return admit(wish, facts, principal, ids, NOW, ManagerConfig())
@@ -236,6 +256,7 @@ def test_a_cluster_has_a_main_kernel_and_sub_kernels() -> None:
 def test_limits_count_a_cluster_whole() -> None:
     refusal = cluster(most=2)
     assert isinstance(refusal, QuotaExceeded) and refusal.detail["limit"] == "max_containers_per_session"
+    assert "asked 3 of 2" in refusal.message
     refusal = cluster(resources={"cpu": 2})
     assert isinstance(refusal, ImpossibleResources) and refusal.detail["slots"][0]["asked"] == "6"
     assert isinstance(cluster(resources={"cpu": 2}, cluster_mode="multi-node"), Session)

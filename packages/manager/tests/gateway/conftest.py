@@ -17,11 +17,9 @@ from yarl import URL
 from ai.backend.common.clock import SystemClock
 from ai.backend.common.errors import (
     AgentUnreachable,
-    CommitOngoing,
     Conflict,
     Forbidden,
     Frozen,
-    ImageExists,
     ImageNotFound,
     InvalidInput,
     KernelCreationFailed,
@@ -42,8 +40,6 @@ from ai.backend.gateway.main import bind, serve
 from ai.backend.manager.access.model import Principal, Role
 from ai.backend.manager.account.model import Application, Member, Roles, SshKeypair
 from ai.backend.manager.agents.model import Agent, AgentStatus
-from ai.backend.manager.commit.model import Begun as BegunCommit
-from ai.backend.manager.commit.policy import archive_name, check_visibility, image_name
 from ai.backend.manager.event.model import Event
 from ai.backend.manager.image.model import Image
 from ai.backend.manager.login.model import Attempt, TooManyLogins, WebSession
@@ -69,6 +65,7 @@ from ai.backend.manager.session.port import ServicePort, resolve, service_ports
 from ai.backend.manager.setting.model import ManagerState, SlotDetail, Status
 from ai.backend.manager.setting.policy import slot_detail
 
+from .commits import FakeCommits
 from .service_fakes import FakeCoordinators, FakeTaskLogs
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -449,39 +446,6 @@ class FakeSessions:
         inside = StreamEnd(outside.take)
         self.inside.append(inside)
         return outside
-
-
-@dataclass
-class FakeCommits:
-    """One of `changed` is ongoing."""
-
-    sessions: FakeSessions
-
-    async def status(self, principal: Principal, ref: str, /) -> tuple[Session, bool]:
-        row = await self.sessions.get(principal, ref)
-        return row, row.name == "changed"
-
-    def is_ongoing(self, session_id: SessionId, /) -> bool:
-        return False
-
-    async def commit(self, principal: Principal, ref: str, filename: str | None, /) -> BegunCommit:
-        row, ongoing = await self.status(principal, ref)
-        if ongoing:
-            raise CommitOngoing("not twice")
-        path = f"{principal.user_id}/{archive_name(filename, row.name, row.created_at)}"
-        return BegunCommit(task_id=UUID(int=7), kernel_id=row.main.id, result=path)
-
-    async def imagify(
-        self, principal: Principal, ref: str, name: str, visibility: str | None, owner_id: str | None, /
-    ) -> BegunCommit:
-        row, _ = await self.status(principal, ref)
-        check_visibility(visibility, owner_id, principal.user_id)
-        full = image_name(name, principal.user_id)
-        if name == "theirs" or ref == "changed":
-            raise ImageExists("it is there")
-        if name == "more":
-            raise QuotaExceeded("no more")
-        return BegunCommit(task_id=UUID(int=8), kernel_id=row.main.id, result=full)
 
 
 class FakeEvents:

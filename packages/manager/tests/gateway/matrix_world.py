@@ -42,6 +42,7 @@ TASK = {
 NODES_OF = {
     "user": "UserNode", "project": "GroupNode", "domain": "DomainNode", "session": "ComputeSessionNode", "kernel": "KernelNode",
     "agent": "AgentNode", "resource group": "ScalingGroupNode", "image": "ImageNode",
+    "registry": "ContainerRegistry",
 }  # fmt: skip
 """Of which things there are nodes of Relay, and how their types are called."""
 NODES = [{"role": "main", "session_template": "{template}"}]

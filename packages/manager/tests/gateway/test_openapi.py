@@ -10,7 +10,7 @@ from openapi_spec_validator import validate
 
 from ai.backend.gateway.app import ROUTES
 from ai.backend.gateway.openapi import document, operation_of
-from ai.backend.gateway.rest import dotfile, errorlog, folder, resource, setting, template
+from ai.backend.gateway.rest import dotfile, errorlog, folder, resource, scheduler, setting, template
 from ai.backend.gateway.stream import tasks
 
 REAL = frozenset(
@@ -19,6 +19,7 @@ REAL = frozenset(
         *dotfile.ROUTES,
         *errorlog.ROUTES,
         *resource.ROUTES,
+        *scheduler.ROUTES,
         *tasks.ROUTES,
         *template.ROUTES,
         *folder.ROUTES,

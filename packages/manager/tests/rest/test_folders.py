@@ -1,5 +1,8 @@
 """Where folders may be, against a real manager: what domain, project and policy give is put together."""
 
+import uuid
+from datetime import UTC, datetime
+
 import pytest
 import sqlalchemy as sa
 
@@ -36,8 +39,21 @@ async def test_what_is_given_adds_up(world):
 
 
 async def test_of_one_project(world):
+    """Also of one that an administrator is no member of; what domain and policy give stays."""
+    other = {
+        "id": uuid.uuid4(),
+        "name": "other",
+        "domain_name": "default",
+        "created_at": datetime.now(UTC),
+        "allowed_vfolder_hosts": {"local:o": MAY},
+    }
+    await world.database.run(lambda conn: conn.execute(sa.insert(projects).values(other)))
     await give(world, projects, {"local:p": MAY}, name="default")
-    assert (await hosts(world, "?group_id=default"))["allowed"] == ["local:p"]
+    await give(world, domains, {"local:d": MAY}, name="default")
+    assert (await hosts(world))["allowed"] == ["local:d", "local:p"]
+    assert (await hosts(world, "?group_id=default"))["allowed"] == ["local:d", "local:p"]
+    assert (await hosts(world, f"?group_id={other['id']}", key="root"))["allowed"] == ["local:d", "local:o"]
+    assert (await world.call("GET", "/folders/_/hosts?group_id=other")).status == 404
     refused = await world.call("GET", "/folders/_/hosts?group_id=no-such-project")
     assert (refused.status, refused.json["error_code"]) == (404, "project.not-found")
 

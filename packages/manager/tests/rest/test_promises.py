@@ -7,12 +7,20 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from ai.backend.gateway.openapi import operation_of
-from ai.backend.gateway.rest import dotfile, errorlog, folder, resource, setting
+from ai.backend.gateway.rest import dotfile, errorlog, folder, resource, scheduler, setting
 from ai.backend.gateway.stream import tasks
 from ai.backend.manager.db.schema import keypairs
 from ai.backend.manager.dotfile.model import Scope
 
-ROUTES = [*setting.ROUTES, *dotfile.ROUTES, *errorlog.ROUTES, *resource.ROUTES, *tasks.ROUTES, *folder.ROUTES]
+ROUTES = [
+    *setting.ROUTES,
+    *dotfile.ROUTES,
+    *errorlog.ROUTES,
+    *resource.ROUTES,
+    *tasks.ROUTES,
+    *folder.ROUTES,
+    *scheduler.ROUTES,
+]
 COUNTER = itertools.count()
 NOTHING = str(UUID(int=1))
 FILE = {"path": ".there", "data": "x"}
@@ -38,6 +46,7 @@ BODIES: dict[str, Any] = {
     "list_groups": {"group": "default"},
     "get_proxy_version": {"group": "default"},
     "sync_agent": {"agent": "a1"},
+    "dry_run": {"workloads": [{"slots": {"cpu": 1}}]},
     "get_month_use": {"month": "202601"},
     "get_period_use": PERIOD,
     **{key: {"agent_id": "a1"} for key in ("get_watcher", "start_agent", "stop_agent", "restart_agent")},
@@ -48,6 +57,7 @@ MISSING: dict[str, Any] = {
     "sync_agent": {"agent": "nobody"},
     **{key: {"group": "nothing"} for key in ("list_groups", "get_proxy_version", "check_presets")},
     "watch_task": {"task_id": NOTHING},
+    "dry_run": {"resource_group": "nothing"},
     "list_hosts": {"group_id": "nothing"},
 }
 
@@ -64,6 +74,9 @@ async def prepared(world: Any, name: str) -> dict[str, Any]:
     if name == "clear_error":
         await world.call("POST", "/logs/error", BODIES["report_error"], key="root")
         return {"id": (await world.call("GET", "/logs/error", key="root")).json["logs"][0]["log_id"]}
+    if name == "get_why":
+        form = {"name": "explained", "image": "python", "enqueueOnly": True}
+        return {"id": (await world.call("POST", "/session", form, key="root")).json["sessionId"]}
     if name == "watch_task":
 
         async def work(_reporter: Any) -> str:

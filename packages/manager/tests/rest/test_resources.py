@@ -233,8 +233,10 @@ async def test_for_administrators(world, method, target, body):
 
 async def test_use_of_a_month(world):
     await world.start(resources={"cpu": "2", "mem": "1g"})
-    await world.call("DELETE", "/session/mysess")
     now = datetime.now(UTC)
+    (one,) = (await world.call("GET", "/resource/usage/month", {"month": f"{now:%Y%m}"}, key="root")).json
+    assert one["c_infos"][0]["terminated_at"] == "", "a text, for clients that append it to one"
+    await world.call("DELETE", "/session/mysess")
     (one,) = (await world.call("GET", "/resource/usage/month", {"month": f"{now:%Y%m}"}, key="root")).json
     assert (one["g_name"], one["domain_name"]) == ("default", "default")
     assert (one["g_cpu_allocated"], one["g_cpu_used"], one["g_mem_allocated"]) == (2.0, 1.5, 1 << 30)

@@ -9,6 +9,8 @@ from .command import EXIT_FAILURE, State, command, drive
 if TYPE_CHECKING:
     from ai.backend.client.client import AsyncClient
 
+_STEP_PERCENT = 5
+"""Where output is no terminal each step is a line."""
 _WAIT = click.option(
     "--wait/--no-wait", default=True, show_default=True, help="Wait until it is done, and show how far it is."
 )
@@ -57,16 +59,20 @@ async def _follow(api: "AsyncClient", task_id: str, title: str) -> tuple[str, st
 
     from .display import progress
 
+    told = ""
     with progress(title) as shown:
         async for event in api.resources.watch_task(task_id):
             done, total = event.data.get("current_progress", 0), event.data.get("total_progress", 0)
             message = str(event.data.get("message", ""))
             if event.name != "bgtask_updated":
                 return event.name, message
-            if total:
-                shown.step(
-                    f"{title}: {message}, {100 * done // total} % of {format_size(int(total) >> 20 << 20)}"
-                )
+            if not total or not message:
+                continue
+            part = 100 * done // total // _STEP_PERCENT * _STEP_PERCENT
+            text = f"{title}: {message}, {part} % of {format_size(int(total) >> 20 << 20)}"
+            if text != told:
+                told = text
+                shown.step(text)
     return "bgtask_failed", "the server stopped telling how far it is"
 
 

@@ -248,7 +248,7 @@ class _Job:
         remark(
             f"Error: session {session.name} did not start within {self._wishes['max_wait_s']} s\n"
             "  whose: the platform's, not yours\n"
-            f"  do:    {'Try again later.' if self._remove else f'See why with backend.ai info {session.name}.'}"
+            f"  do:    {'Try again later.' if self._remove else f'See why with backend.ai session why {session.name}.'}"
         )
         return EXIT_TIMEOUT
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .app import shutdown_service, start_service
-from .commit import commit, commit_status, convert_to_image
 from .command import EXIT_TIMEOUT, PAIR, State, command, drive, slot_amounts
+from .commit import commit, commit_status, convert_to_image
 from .run import exec_, start_options, wishes_of
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _told_created(state: State, made: "AsyncSession", max_wait_s: int) -> None:
     elif made.status == "TIMEOUT":
         click.echo(f"{made.name} does not run yet ({made.id})")
         remark(f"Error: it did not start within {max_wait_s} s; it stays in the queue.")
-        remark(f"  do:    See why with 'backend.ai info {made.name}'.")
+        remark(f"  do:    See why with 'backend.ai session why {made.name}'.")
     else:
         verb = "runs" if made.status == "RUNNING" else f"is {made.status}"
         again = "" if made.created else " (it was there before)"
@@ -187,6 +187,33 @@ def status_history(state: State, session_ref: str) -> None:
         return
     rows = [(status, found[status]) for status in sorted(found, key=lambda one: found[one])]
     print_table(("STATUS", "SINCE"), rows, empty="Nothing is known.")
+
+
+@command("why", parent=session)
+@click.argument("session_ref", metavar="SESSION")
+@click.pass_obj
+def why(state: State, session_ref: str) -> None:
+    """Tell why a session waits, what would let it start, and when if that can be known."""
+    from .display import print_fields, print_json
+
+    found = drive(state, lambda api: api.sessions.at(session_ref).why())
+    if state.json:
+        print_json(found)
+        return
+    considered = ", ".join(f"{count} by {rule}" for rule, count in found.considered.items())
+    waits = found.status == "PENDING"
+    print_fields(
+        [
+            ("session", f"{found.name} ({found.id})"),
+            ("status", f"{found.status} since {found.since}"),
+            ("rule", found.rule),
+            ("why", found.message),
+            ("do" if not waits else "then", found.hint),
+            ("position", found.position),
+            ("agents", f"refused it: {considered}" if considered else ""),
+            ("starts", found.estimated_start or ("not known" if waits else "")),
+        ]
+    )
 
 
 @command("graph", parent=session)

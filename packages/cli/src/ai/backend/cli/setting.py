@@ -8,6 +8,7 @@ import click
 from .command import State, command, drive
 from .project import group
 from .secret import secrets
+from .simulate import scheduler as simulations
 
 if TYPE_CHECKING:
     from ai.backend.client.client import AsyncClient
@@ -72,6 +73,7 @@ def admin() -> None:
 admin.add_command(announcement)
 admin.add_command(group)
 admin.add_command(secrets)
+admin.add_command(simulations)
 
 
 @admin.group("manager")

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from ai.backend.common.wire.rest import session as wire
+from ai.backend.common.wire.rest.scheduler import Why
 from ai.backend.common.wire.rpc import FileEntry
 
 from . import transfer
@@ -111,6 +112,11 @@ class AsyncSession:
     async def status_history(self) -> dict[str, str]:
         answer = await self._requester.call("GET", f"{self._path}/status-history")
         return {k: v for k, v in answer.decode(wire.StatusHistory).result.items() if k.isupper()}
+
+    async def why(self) -> Why:
+        """Why it waits: the rule, what is asked and available, its position, what would let it start, and when if that can be known. Of
+        one that does not wait: since when it is as it is, and why."""
+        return (await self._requester.call("GET", f"{self._path}/why")).decode(Why)
 
     async def dependency_graph(self) -> wire.DependencyNode:
         """What it depends on, all the way down."""

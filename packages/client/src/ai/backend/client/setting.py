@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from ai.backend.common.wire.rest.errorlog import AuditList, ErrorList
 from ai.backend.common.wire.rest.root import Announcement, ManagerStatus
+from ai.backend.common.wire.rest.scheduler import DryAgent, DryResult, DryRun, DrySnapshot, DryWorkload
 from ai.backend.common.wire.rest.setting import SettingFound
 
 from .request import Requester
@@ -46,6 +49,22 @@ class AsyncSettings:
     async def _operate(self, operation: str, agent_ids: Sequence[str]) -> None:
         body = {"op": operation, "args": list(agent_ids)}
         await self._requester.call("POST", "/manager/scheduler/operation", json=body)
+
+    async def dry_run(
+        self,
+        workloads: Sequence[DryWorkload],
+        *,
+        resource_group: str = "default",
+        agents: Sequence[DryAgent] | None = None,
+    ) -> DryResult:
+        """Where these sessions would start now, and why not; nothing is written. `agents`: instead of the live cluster."""
+        form = DryRun(
+            workloads=list(workloads),
+            resource_group=resource_group,
+            snapshot=None if agents is None else DrySnapshot(agents=list(agents)),
+        )
+        answer = await self._requester.call("POST", "/scheduler/dry-run", json=msgspec.to_builtins(form))
+        return answer.decode(DryResult)
 
     async def get(self, key: str, *, prefix: bool = False) -> Any:
         """A text, or None; with `prefix` a nested dict of what is below the key."""

@@ -30,6 +30,7 @@ from .loop import Loop
 from .openid.service import OpenIdService
 from .resource.service import ResourceService
 from .scheduling.loop import Scheduling
+from .scheduling.service import SchedulingService
 from .session.catalogue import SessionCatalogue
 from .session.loop import SessionLoops
 from .session.service import SessionService
@@ -53,6 +54,7 @@ class Manager:
     openid: OpenIdService
     sessions: SessionService
     commits: CommitService
+    explanations: SchedulingService
     events: EventHub
     agents: AgentService
     images: ImageService
@@ -165,6 +167,7 @@ def build(
         ),
         sessions=sessions,
         commits=CommitService(database, bus, clock, rng, config, sessions, tasks),
+        explanations=SchedulingService(database, clock, sessions),
         events=hub,
         agents=agents,
         images=ImageService(

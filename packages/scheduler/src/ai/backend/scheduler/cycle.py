@@ -1,10 +1,12 @@
 """One scheduling cycle: snapshot -> plan. Deterministic, and each resource group by itself:
 
 1. *Order* the group's workloads, as its queue says (`queue`).
-2. *Filter* the agents for each of a workload's kernels (for all of them together, if they must share a node), *score* what is left by the
+2. *Admit* a workload only within the limits of its keypair, user, project and domain, counting what this plan has started already, in
+   whatever group (`limit`). One that is refused by its own limits holds up nobody behind it.
+3. *Filter* the agents for each of a workload's kernels (for all of them together, if they must share a node), *score* what is left by the
    group's strategy, and take the best (`placer`).
-3. *Reserve* it in the fleet. A workload whose kernels cannot all be placed gives back what it reserved (all or nothing).
-4. *Explain* why a workload is refused (`explain`).
+4. *Reserve* it in the fleet. A workload whose kernels cannot all be placed gives back what it reserved (all or nothing).
+5. *Explain* why a workload is refused (`explain`).
 """
 
 from collections import defaultdict
@@ -17,6 +19,7 @@ from .demand import WHOLE, Demand
 from .explain import Finding, finding_of, refusal_of
 from .fleet import Fleet, Taken
 from .fragmentation import Fragmentation
+from .limit import Limits, limited
 from .model import Group, KernelRequest, Placement, Plan, Refusal, Selection, Snapshot, Start, Workload
 from .packing import Concentrated, Dispersed, RoundRobin
 from .placer import Placer, Strategy
@@ -36,11 +39,12 @@ def plan(snapshot: Snapshot) -> Plan:
     waiting: dict[str, list[Workload]] = defaultdict(list)
     for workload in snapshot.workloads:
         waiting[workload.resource_group].append(workload)
+    limits = Limits(snapshot.limits)
     starts: list[Start] = []
     refusals: list[Refusal] = []
     for name in sorted(waiting):
         group = groups.get(name, Group(name=name))
-        cycle = _Cycle(group, snapshot)
+        cycle = _Cycle(group, snapshot, limits)
         for workload in order(group, waiting[name], snapshot):
             outcome = cycle.place(workload)
             if isinstance(outcome, Start):
@@ -53,10 +57,11 @@ def plan(snapshot: Snapshot) -> Plan:
 class _Cycle:
     """One group's agents while a plan is made for them."""
 
-    def __init__(self, group: Group, snapshot: Snapshot) -> None:
+    def __init__(self, group: Group, snapshot: Snapshot, limits: Limits) -> None:
         agents = [agent for agent in snapshot.agents if agent.resource_group == group.name]
         self._fleet = Fleet(sorted(agents, key=lambda agent: agent.id))
         self._placer = Placer(self._fleet, strategy_of(group, self._fleet, snapshot))
+        self._limits = limits
         self._anywhere = len(snapshot.agents)
         self._refused: dict[Demand, Finding] = {}
         """Nothing gets free while a plan is made, so what fitted nowhere does not fit now."""
@@ -64,6 +69,10 @@ class _Cycle:
         self._position = 0
 
     def place(self, workload: Workload) -> Start | Refusal:
+        excesses = self._limits.over(workload)
+        if excesses:
+            self._position += 1
+            return limited(workload, excesses, self._position)
         held: list[tuple[Unit, Taken]] = []
         for unit in self._units(workload):
             taken = None if unit.demand in self._refused else self._placer.place(unit.demand)
@@ -83,6 +92,7 @@ class _Cycle:
             for unit, taken in held
             for kernel in unit.kernels
         )
+        self._limits.take(workload)
         return Start(workload_id=workload.id, version=workload.version, placements=placements)
 
     def _units(self, workload: Workload) -> list[Unit]:

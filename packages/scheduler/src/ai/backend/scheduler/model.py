@@ -1,7 +1,8 @@
 """What the scheduler sees and says: immutable snapshots in, immutable plans out. It knows no SQL, HTTP, clock or agent protocol."""
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
@@ -62,10 +63,11 @@ class Workload:
     version: int = 0
     single_node: bool = True
     """All its kernels go to one agent."""
+    keypair: str = ""
     user: str = ""
     project: str = ""
     domain: str = ""
-    """Whose it is, for queues that are fair."""
+    """Whose it is, for queues that are fair and for limits."""
 
 
 class Order(enum.StrEnum):
@@ -110,18 +112,59 @@ class Share:
     """Fair-share factors of domain, project and user: 1 has used nothing, 0 more than enough."""
 
 
+class Scope(enum.StrEnum):
+    """Whose sessions a limit counts together; from the narrowest to the widest."""
+
+    KEYPAIR = "keypair"
+    USER = "user"
+    PROJECT = "project"
+    DOMAIN = "domain"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """What all that runs in one scope may hold together, and holds now. A scope that may hold anything has none."""
+
+    scope: Scope
+    name: str
+    """As workloads name it; `label` as people do."""
+    label: str = ""
+    sessions: int | None = None
+    """How many at a time; None: any number."""
+    slots: Mapping[str, int] = field(default_factory=dict)
+    rest: int | None = None
+    """Of each slot that `slots` does not name; None: any amount."""
+    sessions_used: int = 0
+    slots_used: ResourceSlots = ResourceSlots()
+    hidden: bool = False
+    """Its numbers are not for everybody who may read why a workload waits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Excess:
+    """One number by which a limit would be exceeded."""
+
+    limit: Limit
+    what: str
+    """A slot, or the number of "sessions" or "containers"."""
+    asked: int
+    used: int
+    allowed: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     agents: tuple[AgentView, ...]
     workloads: tuple[Workload, ...]
     groups: tuple[Group, ...] = ()
     shares: tuple[Share, ...] = ()
+    limits: tuple[Limit, ...] = ()
     mix: Mix = Mix()
     """What is usually asked for, by which strategies that look ahead measure."""
 
 
 class Rule(enum.StrEnum):
-    """Every reason for which an agent can be refused, in one place; stable words of the API."""
+    """Every reason for which an agent, or (`LIMIT`) a workload by itself, can be refused, in one place; stable words of the API."""
 
     CHOSEN = "other-agent-chosen"
     NOT_SCHEDULABLE = "agent-not-schedulable"
@@ -132,11 +175,52 @@ class Rule(enum.StrEnum):
     SLOTS = "not-enough-free-slots"
     DEVICES = "devices-in-pieces"
     NO_AGENT = "no-agent"
+    LIMIT = "limit-reached"
+
+
+class Remedy(enum.StrEnum):
+    """Kinds of what would let a workload start; stable words of the API."""
+
+    AGENT = "agent"
+    """An agent that suits has to join."""
+    SCHEDULABLE = "schedulable"
+    """An agent has to take new sessions again."""
+    IMAGE = "image"
+    """An agent has to get an image."""
+    FREE = "free"
+    """Amounts have to get free on an agent."""
+    LIMIT = "limit"
+    """Sessions of whoever reached a limit have to end, or the limit has to be raised."""
+    DEVICES = "devices"
+    """Devices that are free in pieces have to get free whole, or one of them by a larger share."""
+    TIME = "time"
+    """Its time has to come."""
+    SESSIONS = "sessions"
+    """Others have to end with success. No plan says these last two: such workloads are not handed to it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """One thing that has to become true. `slots`: what has to get free on the agent, or what an agent that joins has to have free."""
+
+    remedy: Remedy
+    text: str
+    """Goes on after "It starts when"."""
+    agent_id: str = ""
+    resource_group: str = ""
+    architecture: str = ""
+    images: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    slots: ResourceSlots = ResourceSlots()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """Why a workload stays pending: the rule that refused the most promising agent, with numbers."""
+    """Why a workload stays pending: the rule that refused the most promising agent, with numbers.
+
+    `unblock`: what has to become true, all of it, for the workload, or for the first of its kernels that was not placed, to find that
+    agent. `considered`: how many of the cluster's agents each rule refused, an agent counting for the first one.
+    """
 
     workload_id: UUID
     rule: Rule
@@ -144,6 +228,10 @@ class Refusal:
     position: int
     """1 is the head of its queue."""
     shortfalls: tuple[Shortfall, ...] = ()
+    excesses: tuple[Excess, ...] = ()
+    """Of every limit that it would exceed."""
+    unblock: tuple[Need, ...] = ()
+    considered: tuple[tuple[Rule, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -146,6 +146,11 @@ def commit_spec(
     )
 
 
+async def run_program(*command: str) -> None:
+    process = await asyncio.create_subprocess_exec(*command)
+    assert await process.wait() == 0, command
+
+
 def nothing(*_: int) -> None:
     """Hears how far it is."""
 
@@ -429,13 +434,14 @@ class ContainerContract:
         await harness.backend.unpack_home(harness.image, home)
         with pytest.raises(ImageNotFound):
             await harness.backend.unpack_home("nowhere/nothing:1", home)
-        assert not any(home.iterdir())  # noqa: ASYNC240
+        assert not any(home.iterdir())
 
     async def running(
         self, harness: Harness, name: str, line: str = "exec sleep 600", **changes: Any
     ) -> None:
         await harness.backend.create(make_spec(harness, name, line, **changes))
         await harness.backend.start(name)
+
 
 class RealContainerContract(ContainerContract):
     """What the kernel has to do. For adapters with real processes, on a node whose limits are enforced."""
@@ -508,6 +514,24 @@ class RealContainerContract(ContainerContract):
         # Nobody writes to it any more.
         (tmp_path / "made.tar.gz").unlink()
         assert (await harness.backend.inspect("origin")).status is ContainerStatus.RUNNING  # type: ignore[union-attr]
+        await harness.backend.remove("origin")
+
+    async def test_a_full_disk_leaves_no_image(self, harness: Harness, tmp_path: Path) -> None:
+        if os.geteuid() != 0:
+            pytest.skip("only root can make a small disk")
+        await self.running(harness, "origin", image=harness.small_image)
+        before = await harness.backend.images()
+        disk = tmp_path / "disk"
+        disk.mkdir()
+        await run_program("mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk))
+        try:
+            spec = commit_spec(tmp_path, archive=disk / "made.tar.gz")
+            with pytest.raises(NoSpace):
+                await harness.backend.commit("origin", spec, room=lambda _: None, tell=nothing)
+        finally:
+            await run_program("umount", str(disk))
+        assert not await harness.leftover_images()
+        assert await harness.backend.images() == before
         await harness.backend.remove("origin")
 
     async def test_environment_hostname_and_folder(self, harness: Harness) -> None:

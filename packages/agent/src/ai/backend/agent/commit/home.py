@@ -136,7 +136,8 @@ def _walk(folder: Path, left_out: frozenset[PurePosixPath]) -> Iterator[_Entry]:
 def _below(handle: int, path: PurePosixPath, left_out: frozenset[PurePosixPath]) -> Iterator[_Entry]:
     if len(path.parts) > DEPTH_MAX:
         raise InvalidInput(f"folders lie more than {DEPTH_MAX} deep", hint="Remove the deepest ones.")
-    for name in sorted(os.listdir(handle)):
+    # A listing may have a name twice while entries are renamed; a layer must not.
+    for name in sorted({*os.listdir(handle)}):
         inner = path / name
         if inner in left_out:
             continue

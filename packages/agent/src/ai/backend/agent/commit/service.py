@@ -22,6 +22,7 @@ from ai.backend.common.errors import (
     CommitExists,
     CommitOngoing,
     InvalidSessionState,
+    Unavailable,
 )
 from ai.backend.common.log import get_logger
 from ai.backend.common.quantity import parse_size
@@ -42,6 +43,8 @@ from .policy import check_place, left_out_of, room_refusal, tar_bytes
 
 log = get_logger(__name__)
 
+AT_ONCE_MAX = 4
+"""More would only share the disk."""
 _PARTIAL = ".partial-"
 _MOUNTED = (RUNNER_DIR, KERNEL_DIR, CONFIG_DIR)
 _SLACK_BYTES = 16 << 20
@@ -98,13 +101,18 @@ class Commits:
             shutil.rmtree(leftover, ignore_errors=True)
 
     async def serve(self, request: rpc.Commit, driver: Driver, accept: Accept) -> None:
-        """Refuses with CommitOngoing, CommitExists, InvalidInput or InvalidSessionState before it accepts."""
+        """Refuses with CommitOngoing, CommitExists, InvalidInput, InvalidSessionState or Unavailable before it accepts."""
         if driver.state is not State.RUNNING:
             raise InvalidSessionState("the session's container does not run", hint="Wait until it does.")
         target = self._target(request)
         if request.kernel_id in self._ongoing:
             raise CommitOngoing(
                 "an image is being made of this session already", hint="Wait until it is done."
+            )
+        if len(self._ongoing) >= AT_ONCE_MAX:
+            raise Unavailable(
+                f"{len(self._ongoing)} images of sessions are being made on this node",
+                hint="Try again when one is done.",
             )
         self._ongoing.add(request.kernel_id)
         try:

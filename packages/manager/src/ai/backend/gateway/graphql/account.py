@@ -7,9 +7,12 @@ from uuid import UUID
 import strawberry
 
 from ai.backend.manager.directory import model
+from ai.backend.manager.session.catalogue import statuses_of
 
-from .context import Info
+from .context import Info, listing
+from .limit import PAGE_MAX
 from .scalar import JSON, Big
+from .workload import ComputeSession, session_of
 
 
 @strawberry.type
@@ -212,6 +215,19 @@ class KeyPair:
             info.context.principal, [self.keypair.user_id]
         )
         return [name for _, name in found[self.keypair.user_id]]
+
+    @strawberry.field
+    async def compute_sessions(
+        self, info: Info, status: str | None = None
+    ) -> list[ComputeSession | None] | None:
+        """The newest of them."""
+        page = await info.context.manager.catalogue.page(
+            info.context.principal,
+            listing(PAGE_MAX, 0),
+            statuses=statuses_of(status),
+            access_key=self.access_key,
+        )
+        return [session_of(one) for one in page.items]
 
     @strawberry.field
     async def concurrency_limit(self, info: Info) -> int | None:

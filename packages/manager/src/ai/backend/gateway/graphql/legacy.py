@@ -176,7 +176,7 @@ class ContainerRegistry(Node):
     config: ContainerRegistryConfig | None
 
 
-def registry_row_of(hostname: str, url: str) -> ContainerRegistry:
+def container_registry_of(hostname: str, url: str) -> ContainerRegistry:
     return ContainerRegistry(
         id=global_id("ContainerRegistry", hostname),
         hostname=hostname,
@@ -289,9 +289,9 @@ class LegacyQueries:
     async def container_registries(self, info: Info) -> list[ContainerRegistry | None] | None:
         """Registries of images, as they are in the settings; credentials are never told."""
         found = await info.context.manager.settings.registries(info.context.principal)
-        return [registry_row_of(host, url) for host, url in sorted(found.items())]
+        return [container_registry_of(host, url) for host, url in sorted(found.items())]
 
     @strawberry.field
     async def container_registry(self, info: Info, hostname: str) -> ContainerRegistry | None:
         found = await info.context.manager.settings.registries(info.context.principal)
-        return registry_row_of(hostname, found[hostname]) if hostname in found else None
+        return container_registry_of(hostname, found[hostname]) if hostname in found else None

@@ -314,7 +314,6 @@ class ComputeSessionNode(Node):
     scheduled_at: datetime | None
     startup_command: str | None
     result: str | None
-    commit_status: str | None
     abusing_reports: list[JSON | None] | None
     idle_checks: JSON | None
     agent_ids: list[str | None] | None
@@ -328,6 +327,11 @@ class ComputeSessionNode(Node):
     num_queries: Big | None
     inference_metrics: JSON | None
     session: strawberry.Private[Session]
+
+    @strawberry.field
+    def commit_status(self, info: Info) -> str | None:
+        """`ongoing` while an image is being made of it."""
+        return "ongoing" if info.context.manager.commits.is_ongoing(self.session.id) else "ready"
 
     @strawberry.field
     def kernel_nodes(

@@ -10,6 +10,7 @@ from ai.backend.common.ids import parse_uuid
 from ai.backend.manager.image.policy import owner_of
 
 from .context import Info, uuid_of
+from .legacy import ContainerRegistry, container_registry_of
 from .node import (
     AgentConnection,
     AgentEdge,
@@ -106,6 +107,11 @@ async def agent_node(info: Info, key: str) -> AgentNode | None:
     return agent_node_of(found[0]) if found else None
 
 
+async def registry(info: Info, key: str) -> ContainerRegistry | None:
+    found = await info.context.manager.settings.registries(info.context.principal)
+    return container_registry_of(key, found[key]) if key in found else None
+
+
 _FINDERS: dict[str, Callable[[Info, str], Awaitable[Node | None]]] = {
     "usernode": user_node,
     "groupnode": group_node,
@@ -115,6 +121,7 @@ _FINDERS: dict[str, Callable[[Info, str], Awaitable[Node | None]]] = {
     "kernelnode": kernel_node,
     "imagenode": image_node,
     "agentnode": agent_node,
+    "containerregistry": registry,
 }
 
 

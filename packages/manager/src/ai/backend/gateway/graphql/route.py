@@ -177,7 +177,7 @@ async def post_gql(request: AnyRequest) -> Response[bytes]:
 async def post_graphql(request: AnyRequest) -> Response[bytes]:
     data, errors = await answer(request)
     if errors:
-        body = problem.plain(_GRAPHQL_ERROR, errors)
+        body = problem.plain(_GRAPHQL_ERROR, errors) | {"request_id": request_id.get()}
         return Response(msgspec.json.encode(body), status_code=400, media_type=problem.CONTENT_TYPE)
     return reply(data)
 

@@ -8,6 +8,7 @@ from uuid import UUID
 import strawberry
 
 from ai.backend.common.quantity import ResourceSlots
+from ai.backend.manager.access.policy import Action, Reach, reach
 from ai.backend.manager.agents.model import Agent as AgentRow
 from ai.backend.manager.directory import model as directory
 from ai.backend.manager.image.model import Image as ImageRow
@@ -422,6 +423,14 @@ class ScalingGroup:
     scheduler_opts: JSON | None
     use_host_network: bool | None
     status: JSON | None = None
+
+    @strawberry.field
+    async def agent_count_by_status(self, info: Info, status: str = "ALIVE") -> int | None:
+        """Null to whom agents are not told."""
+        if reach(info.context.principal, Action.AGENT_READ) is Reach.NOTHING:
+            return None
+        found = await info.context.manager.agents.list(info.context.principal)
+        return sum((one.resource_group, one.status.value) == (self.name, status.upper()) for one in found)
 
 
 def scaling_group_of(one: directory.ResourceGroup, *, secrets: bool) -> ScalingGroup:

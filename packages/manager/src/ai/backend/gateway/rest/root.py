@@ -39,6 +39,7 @@ _PAGE = f"""<!doctype html>
 <ul>
 <li><a href="/openapi.json">API description</a> (OpenAPI 3.1)</li>
 <li><a href="/health">Health</a></li>
+<li><a href="/admin/graphiql">GraphiQL</a>, for administrators</li>
 </ul>
 <p>From a terminal, with a keypair in <code>BACKEND_ACCESS_KEY</code> and <code>BACKEND_SECRET_KEY</code> and this address in
 <code>BACKEND_ENDPOINT</code>:</p>

@@ -396,9 +396,7 @@ async def get_abusing_report(request: AnyRequest, name: FromPath[str]) -> Respon
 async def get_commit_status(request: AnyRequest, name: FromPath[str]) -> Response[bytes]:
     manager, principal, _ = await begin(request, wire.GetSession)
     session, ongoing = await manager.commits.status(principal, name)
-    return reply(
-        wire.CommitStatus(status="ongoing" if ongoing else "ready", kernel=str(session.main.id))
-    )
+    return reply(wire.CommitStatus(status="ongoing" if ongoing else "ready", kernel=str(session.main.id)))
 
 
 @post(
@@ -417,9 +415,7 @@ async def get_commit_status(request: AnyRequest, name: FromPath[str]) -> Respons
 async def commit_session(request: AnyRequest, name: FromPath[str]) -> Response[bytes]:
     manager, principal, form = await begin(request, wire.CommitSession)
     begun = await manager.commits.commit(principal, name, form.filename)
-    answer = wire.CommitBegun(
-        bgtask_id=str(begun.task_id), kernel=str(begun.kernel_id), path=begun.result
-    )
+    answer = wire.CommitBegun(bgtask_id=str(begun.task_id), kernel=str(begun.kernel_id), path=begun.result)
     return reply(answer, 201)
 
 

@@ -56,6 +56,8 @@ class Action(enum.StrEnum):
     IMAGE_RESCAN = "image:rescan"
     TEMPLATE_READ = "template:read"
     TEMPLATE_WRITE = "template:write"
+    SCHEDULER_SIMULATE = "scheduler:simulate"
+    """Ask where sessions would start; the answer tells of every agent and of the whole queue."""
     CONSOLE_USE = "console:use"
     """Look at the page for writing GraphQL; what its queries may do is decided for each of them."""
 
@@ -105,6 +107,7 @@ _TABLE: dict[Role, dict[Action, Reach]] = {
         Action.IMAGE_RESCAN: Reach.ALL,
         Action.TEMPLATE_READ: Reach.DOMAIN,
         Action.TEMPLATE_WRITE: Reach.DOMAIN,
+        Action.SCHEDULER_SIMULATE: Reach.NOTHING,
         Action.CONSOLE_USE: Reach.ALL,
     },
     Role.USER: {
@@ -143,6 +146,7 @@ _TABLE: dict[Role, dict[Action, Reach]] = {
         Action.IMAGE_RESCAN: Reach.NOTHING,
         Action.TEMPLATE_READ: Reach.OWN,
         Action.TEMPLATE_WRITE: Reach.OWN,
+        Action.SCHEDULER_SIMULATE: Reach.NOTHING,
         Action.CONSOLE_USE: Reach.NOTHING,
     },
     Role.MONITOR: {
@@ -181,6 +185,7 @@ _TABLE: dict[Role, dict[Action, Reach]] = {
         Action.IMAGE_RESCAN: Reach.NOTHING,
         Action.TEMPLATE_READ: Reach.ALL,
         Action.TEMPLATE_WRITE: Reach.NOTHING,
+        Action.SCHEDULER_SIMULATE: Reach.NOTHING,
         Action.CONSOLE_USE: Reach.NOTHING,
     },
 }

@@ -20,7 +20,9 @@ _IMAGE = re.compile(r"(?P<name>[a-z0-9][a-z0-9._-]{0,63})(?::(?P<tag>[A-Za-z0-9_
 def archive_name(given: str | None, session_name: str, now: datetime) -> str:
     """The file's name. Raises InvalidInput."""
     if not given:
-        given = f"{re.sub(r'[^A-Za-z0-9._-]', '-', session_name).strip('.-_') or 'session'}-{now:%Y%m%d-%H%M%S}"
+        given = (
+            f"{re.sub(r'[^A-Za-z0-9._-]', '-', session_name).strip('.-_') or 'session'}-{now:%Y%m%d-%H%M%S}"
+        )
     stem = given.removesuffix(SUFFIX)
     if not _FILE.fullmatch(stem) or ".." in stem:
         raise InvalidInput(

@@ -8,7 +8,6 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
 
-
 def _written(document: Any) -> str:
     return msgspec.json.encode(document).decode()
 

@@ -17,6 +17,7 @@ class Event:
     created_at: datetime
     name: str
     """session_enqueued, session_scheduled, session_started, session_cancelled, session_terminating, session_terminated,
-    kernel_preparing, kernel_creating, kernel_started, kernel_terminating, kernel_terminated, kernel_cancelled."""
+    kernel_preparing, kernel_creating, kernel_started, kernel_terminating, kernel_terminated, kernel_cancelled; and ours:
+    session_waiting, which tells why a session waits whenever that is by another rule than before."""
     session_id: SessionId
     payload: dict[str, Any] = field(default_factory=dict)

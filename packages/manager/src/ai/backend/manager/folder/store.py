@@ -15,11 +15,8 @@ _SOURCES = (domains, projects, keypair_policies)
 
 def grants(conn: sa.Connection, principal: Principal, project_id: UUID | None) -> list[Grant]:
     """Of the principal's domain, of its keypair's policy, and of one project, or of all that it is a member of."""
-    if project_id is None:
-        mine = sa.select(project_members.c.project_id).where(project_members.c.user_id == principal.user_id)
-        of_projects = projects.c.id.in_(mine)
-    else:
-        of_projects = projects.c.id == project_id
+    mine = sa.select(project_members.c.project_id).where(project_members.c.user_id == principal.user_id)
+    of_projects = projects.c.id.in_(mine) if project_id is None else projects.c.id == project_id
     wanted = (
         (domains, domains.c.name == principal.domain_name),
         (projects, sa.and_(of_projects, projects.c.is_active)),

@@ -3,19 +3,8 @@
 from dataclasses import dataclass, field
 
 from ai.backend.common.ids import AccessKey, ProjectId, UserId
-from ai.backend.common.quantity import ResourceSlots
 
 from ..access.model import Principal, Role
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeypairPolicy:
-    name: str
-    total_resource_slots: ResourceSlots
-    """Slots that it does not name are unlimited."""
-    max_concurrent_sessions: int
-    max_containers_per_session: int
-    max_session_lifetime_s: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,7 @@ from ..access.model import Principal, Role
 from ..db.database import Database, UniqueViolation
 from ..secret import Secrets
 from . import store
-from .model import Credential, KeypairPolicy, NewUser, Seeded, SeedResult, User, UserDraft
+from .model import Credential, NewUser, Seeded, SeedResult, User, UserDraft
 from .policy import check_user, not_theirs, refuse_delegation
 
 CACHED_MAX = 10_000
@@ -83,7 +83,6 @@ class IdentityService:
         self._clock = clock
         self._rng = rng
         self._known = _Recent[str, Credential](clock)
-        self._policies = _Recent[str, KeypairPolicy](clock)
         self._projects = _Recent[tuple[str, str, UserId, Role], ProjectId](clock)
         # A flood of logins must not become a flood of memory, also when their callers have gone away.
         self._hashing = ThreadPoolExecutor(HASHING_THREADS, thread_name_prefix="password")
@@ -105,9 +104,8 @@ class IdentityService:
         return known.principal, known.secret_key
 
     def forget(self) -> None:
-        """Call after any change of users, keypairs, policies or memberships that was not made here."""
+        """Call after any change of users, keypairs or memberships that was not made here."""
         self._known.forget()
-        self._policies.forget()
         self._projects.forget()
 
     async def _change(self, op: Callable[[sa.Connection], V]) -> V:
@@ -173,16 +171,6 @@ class IdentityService:
         found = await self._projects.get((domain_name, project, principal.user_id, principal.role), load)
         if found is None:
             raise ProjectNotFound(f"no project {project[:64]!r} of yours in the domain {domain_name[:64]!r}")
-        return found
-
-    async def policy(self, name: str) -> KeypairPolicy:
-        """The policy that a keypair names."""
-
-        async def load() -> KeypairPolicy | None:
-            return await self._database.read(lambda conn: store.policy(conn, name))
-
-        found = await self._policies.get(name, load)
-        assert found is not None, "a foreign key holds it"
         return found
 
     async def deactivate_keypair(self, access_key: str) -> bool:

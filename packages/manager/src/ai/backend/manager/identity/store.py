@@ -6,7 +6,6 @@ import sqlalchemy as sa
 
 from ai.backend.common.errors import Conflict
 from ai.backend.common.ids import AccessKey, ProjectId, UserId, parse_uuid
-from ai.backend.common.quantity import ResourceSlots
 
 from ..access.model import Principal, Role
 from ..db.schema import (
@@ -22,7 +21,7 @@ from ..db.schema import (
     users,
 )
 from ..db.upsert import upsert
-from .model import KeypairPolicy, NewUser, User
+from .model import NewUser, User
 
 RATE_LIMIT = 10_000
 """Of a new keypair: requests in 15 minutes."""
@@ -102,19 +101,6 @@ def project(
         query = query.where(projects.c.id.in_(mine))
     found = conn.execute(query).scalar_one_or_none()
     return ProjectId(found) if found else None
-
-
-def policy(conn: sa.Connection, name: str) -> KeypairPolicy | None:
-    row = conn.execute(sa.select(keypair_policies).where(keypair_policies.c.name == name)).first()
-    if row is None:
-        return None
-    return KeypairPolicy(
-        name=row.name,
-        total_resource_slots=ResourceSlots(row.total_resource_slots),
-        max_concurrent_sessions=row.max_concurrent_sessions,
-        max_containers_per_session=row.max_containers_per_session,
-        max_session_lifetime_s=row.max_session_lifetime_s,
-    )
 
 
 def domain_exists(conn: sa.Connection, name: str) -> bool:

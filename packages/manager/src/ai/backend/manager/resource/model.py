@@ -45,7 +45,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holding:
-    """What one live session holds."""
+    """What one session holds of agents."""
 
     access_key: str
     user_id: UUID

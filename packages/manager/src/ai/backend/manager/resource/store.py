@@ -25,7 +25,8 @@ from ..db.schema import (
     sessions,
     users,
 )
-from ..session.store import TERMINAL
+from ..db.statement import one_of
+from ..session.store import OCCUPYING
 from .model import Holding, KernelUse, Limit, Preset, ResourceGroup
 from .policy import began_at, usable
 
@@ -123,8 +124,7 @@ def domain_limit(conn: sa.Connection, name: str) -> Limit:
 
 
 def holdings(conn: sa.Connection, domain_name: str) -> list[Holding]:
-    """Of every live session of a domain, waiting ones too: admission counts them as well."""
-    live = sessions.c.status.not_in([sa.literal_column(f"'{status}'") for status in TERMINAL])
+    """Of every session of a domain that holds slots of agents; those that wait use nothing of a limit."""
     columns = (
         sessions.c.access_key,
         sessions.c.user_id,
@@ -141,7 +141,11 @@ def holdings(conn: sa.Connection, domain_name: str) -> list[Holding]:
             resource_group=row.resource_group,
             slots=ResourceSlots(row.requested_slots),
         )
-        for row in conn.execute(sa.select(*columns).where(live, sessions.c.domain_name == domain_name))
+        for row in conn.execute(
+            sa.select(*columns).where(
+                one_of(sessions.c.status, OCCUPYING), sessions.c.domain_name == domain_name
+            )
+        )
     ]
 
 

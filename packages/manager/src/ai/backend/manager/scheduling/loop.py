@@ -5,6 +5,7 @@ counted, and the next run decides anew.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -13,10 +14,12 @@ from ai.backend.common.clock import Clock
 from ai.backend.common.ids import AgentId, KernelId, SessionId
 from ai.backend.common.log import get_logger
 from ai.backend.scheduler.cycle import plan
+from ai.backend.scheduler.limit import Limits, texts
 from ai.backend.scheduler.model import (
     AgentView,
     Group,
     KernelRequest,
+    Limit,
     Plan,
     Refusal,
     Share,
@@ -24,18 +27,28 @@ from ai.backend.scheduler.model import (
     Start,
     Workload,
 )
+from ai.backend.scheduler.unblock import sentence
 
 from ..agents import store as agent_store
 from ..agents.model import Agent
 from ..config import ManagerConfig
 from ..db.database import Database
 from ..event import store as event_store
+from ..limit import store as limit_store
 from ..loop import Loop
 from ..session import store as session_store
 from ..session.machine import Event
 from ..session.model import ClusterMode, Dependency, Session, SessionStatus
-from ..session.transition import advance, announcement, change, changed, end_kernels
+from ..session.transition import (
+    advance,
+    announcement,
+    change,
+    changed,
+    end_kernels,
+    waiting_announcement,
+)
 from . import store
+from .model import need_row
 from .policy import HELD, Doom, Hold, verdict
 
 log = get_logger(__name__)
@@ -55,11 +68,13 @@ def snapshot_of(
     pending: list[Session],
     groups: tuple[Group, ...] = (),
     shares: tuple[Share, ...] = (),
+    limits: tuple[Limit, ...] = (),
 ) -> Snapshot:
     """Rows as the scheduler sees them."""
     return Snapshot(
         groups=groups,
         shares=shares,
+        limits=limits,
         agents=tuple(
             AgentView(
                 id=agent.id,
@@ -92,6 +107,7 @@ def snapshot_of(
                     for number, kernel in enumerate(session.kernels)
                 ),
                 single_node=session.cluster_mode is ClusterMode.SINGLE_NODE,
+                keypair=session.access_key,
                 user=str(session.user_id),
                 project=str(session.project_id),
                 domain=session.domain_name,
@@ -101,12 +117,29 @@ def snapshot_of(
     )
 
 
-class _Rows(NamedTuple):
+class Rows(NamedTuple):
     """What was read for a cycle beside the sessions that wait."""
 
     agents: list[Agent]
     groups: tuple[Group, ...]
     shares: tuple[Share, ...]
+    limits: tuple[Limit, ...]
+
+
+def load(
+    conn: sa.Connection, also: str = ""
+) -> tuple[list[Session], dict[SessionId, list[Dependency]], "Rows | None"]:
+    """What a cycle goes by: the sessions that wait, what those that are held depend on, and the rest, unless nothing waits and no further
+    resource group is asked for (`also`)."""
+    pending = session_store.pending(conn)
+    if not pending and not also:
+        return pending, {}, None
+    held = [session.id for session in pending if session.reason in HELD]
+    needs = session_store.dependencies(conn, held) if held else {}
+    asked = {session.resource_group for session in pending} | {also}
+    groups = tuple(group for group in store.groups(conn) if group.name in asked)
+    agents = agent_store.all_agents(conn)
+    return pending, needs, Rows(agents, groups, store.shares(conn, groups), limit_store.limits(conn))
 
 
 class Scheduling:
@@ -123,7 +156,7 @@ class Scheduling:
 
     async def _run(self) -> float | None:
         """Returns the seconds until a session that waits for its time may start."""
-        pending, needs, rows = await self._database.read(self._load)
+        pending, needs, rows = await self._database.read(load)
         if not pending:
             return None
         now = self._clock.now()
@@ -137,19 +170,6 @@ class Scheduling:
         await self._place(pending, rows)
         times = [one.until for one in verdicts.values() if isinstance(one, Hold) and one.until is not None]
         return (min(times) - now).total_seconds() + CLOCK_STEP_S if times else None
-
-    @staticmethod
-    def _load(
-        conn: sa.Connection,
-    ) -> tuple[list[Session], dict[SessionId, list[Dependency]], "_Rows | None"]:
-        pending = session_store.pending(conn)
-        if not pending:
-            return pending, {}, None
-        held = [session.id for session in pending if session.reason in HELD]
-        needs = session_store.dependencies(conn, held) if held else {}
-        asked = {session.resource_group for session in pending}
-        groups = tuple(group for group in store.groups(conn) if group.name in asked)
-        return pending, needs, _Rows(agent_store.all_agents(conn), groups, store.shares(conn, groups))
 
     async def _keep(
         self, pending: list[Session], verdicts: Mapping[SessionId, Hold | Doom | None]
@@ -194,10 +214,10 @@ class Scheduling:
         if moved is not None:
             end_kernels(conn, moved, now)
 
-    async def _place(self, pending: list[Session], rows: "_Rows | None") -> None:
+    async def _place(self, pending: list[Session], rows: "Rows | None") -> None:
         if not pending or rows is None:
             return
-        snapshot = snapshot_of(rows.agents, pending, rows.groups, rows.shares)
+        snapshot = snapshot_of(rows.agents, pending, rows.groups, rows.shares, rows.limits)
         made = plan(snapshot)
         waiting = {session.id: session for session in pending}
         if not made.starts and all(
@@ -213,7 +233,8 @@ class Scheduling:
     def _apply(
         self, conn: sa.Connection, made: Plan, snapshot: Snapshot, waiting: Mapping[SessionId, Session]
     ) -> int:
-        """Writes the plan as far as its sessions and agents are as the snapshot saw them; returns how many starts are not."""
+        """Writes the plan as far as its sessions and agents are as the snapshot saw them, and limits still allow it: another manager may
+        have started sessions of the same owners on other agents. Returns how many starts are not written."""
         seen = {agent.id: agent.generation for agent in snapshot.agents}
         now_are = agent_store.generations(conn) if made.starts else {}
         versions = session_store.versions(conn, [SessionId(start.workload_id) for start in made.starts])
@@ -223,6 +244,7 @@ class Scheduling:
             if versions.get(SessionId(start.workload_id)) == start.version
             and all(now_are.get(AgentId(one.agent_id)) == seen[one.agent_id] for one in start.placements)
         ]
+        fresh = _allowed(fresh, snapshot, limit_store.limits(conn)) if fresh else []
         self._start(conn, fresh, waiting)
         agent_store.claim(
             conn, {one.agent_id: seen[one.agent_id] for start in fresh for one in start.placements}
@@ -260,18 +282,36 @@ class Scheduling:
         event_store.append_all(conn, news)
 
     def _explain(self, conn: sa.Connection, refusal: Refusal, session: Session) -> None:
-        """Keeps with the session why it waits. Losing a race here is fine: it is told again at the next run."""
-        if not _is_told(refusal, session):
-            session_store.update(
-                conn, session, {"reason": refusal.rule.value, "reason_detail": _detail(refusal)}
-            )
+        """Keeps with the session why it waits, and tells the world when that is another rule than before. Losing a race here is fine:
+        it is told again at the next run."""
+        if _is_told(refusal, session):
+            return
+        values: dict[str, Any] = {"reason": refusal.rule.value, "reason_detail": _detail(refusal)}
+        if session_store.update(conn, session, values) and session.reason != refusal.rule.value:
+            told = waiting_announcement(replace(session, **values), self._clock.now())
+            event_store.append_all(conn, [told])
+
+
+def _allowed(starts: list[Start], snapshot: Snapshot, now: tuple[Limit, ...]) -> list[Start]:
+    """Those that the limits allow as they are now, in the plan's order."""
+    limits, workloads = Limits(now), {one.id: one for one in snapshot.workloads}
+    allowed = []
+    for start in starts:
+        workload = workloads[start.workload_id]
+        if not limits.over(workload):
+            limits.take(workload)
+            allowed.append(start)
+    return allowed
 
 
 def _detail(refusal: Refusal) -> dict[str, object]:
     return {
         "message": refusal.message,
+        "hint": sentence(refusal.unblock),
         "position": refusal.position,
         "slots": [short.texts() for short in refusal.shortfalls],
+        "unblock": [need_row(need) for need in refusal.unblock],
+        **({"limits": [texts(one) for one in refusal.excesses]} if refusal.excesses else {}),
     }
 
 

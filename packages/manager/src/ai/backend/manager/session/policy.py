@@ -12,7 +12,6 @@ from ai.backend.common.errors import (
     ImpossibleResources,
     InsufficientPrivilege,
     InvalidInput,
-    QuotaExceeded,
     SessionExists,
 )
 from ai.backend.common.ids import AgentId, KernelId, ProjectId, SessionId, check_session_name
@@ -25,6 +24,7 @@ from ..callback.policy import check_url
 from ..config import ManagerConfig
 from ..image.model import Image
 from ..image.policy import architecture_of, resolve
+from ..limit.policy import Quota, check_quota
 from .machine import deadline
 from .model import (
     WAITS_FOR_DEPENDENCIES,
@@ -71,12 +71,7 @@ class Facts:
     resource_groups: frozenset[str]
     existing: Session | None
     """The owner's live session of the same name."""
-    live_sessions: int
-    held_slots: ResourceSlots
-    concurrent_sessions_max: int
-    containers_per_session_max: int
-    total_slots: ResourceSlots
-    """The keypair's limit; slots that it does not name are unlimited."""
+    quota: Quota
     bootstrap_script: str
     dependencies: tuple[Dependency, ...] = ()
     """The sessions that the draft names; all are there and may be seen."""
@@ -121,7 +116,7 @@ def _admit(
     if facts.existing is not None:
         return _reuse(draft, facts.existing, image)
     slots, shm_bytes = _amounts(draft, image, facts.agents)
-    _check_policy(draft, facts, slots)
+    check_quota(facts.quota, containers=draft.cluster_size, slots=_times(slots, draft.cluster_size))
     services = service_ports(image.labels.get(PORTS_LABEL, ""), draft.preopen_ports)
     group = draft.resource_group or "default"
     if group not in facts.resource_groups:
@@ -307,40 +302,6 @@ def _amounts(draft: SessionDraft, image: Image, agents: list[Agent]) -> tuple[Re
             )
         shm_bytes = asked[MEM] // 4
     return ResourceSlots(asked), shm_bytes
-
-
-def _check_policy(draft: SessionDraft, facts: Facts, slots: ResourceSlots) -> None:
-    if facts.live_sessions >= facts.concurrent_sessions_max:
-        raise QuotaExceeded(
-            f"you have {facts.live_sessions} live sessions of at most {facts.concurrent_sessions_max}",
-            hint="End one, or ask an administrator for a higher limit.",
-            limit="max_concurrent_sessions",
-            used=facts.live_sessions,
-            allowed=facts.concurrent_sessions_max,
-        )
-    if draft.cluster_size > facts.containers_per_session_max:
-        raise QuotaExceeded(
-            f"at most {facts.containers_per_session_max} containers for each session, and you asked for {draft.cluster_size}",
-            hint="Ask for less, or ask an administrator for a higher limit.",
-            limit="max_containers_per_session",
-            used=draft.cluster_size,
-            allowed=facts.containers_per_session_max,
-        )
-    allowed = facts.total_slots.amounts()
-    over = [
-        short
-        for short in (facts.held_slots + _times(slots, draft.cluster_size)).shortfalls(ResourceSlots(allowed))
-        if short.slot in allowed
-    ]
-    if over:
-        texts = [short.texts() for short in over]
-        raise QuotaExceeded(
-            "over your keypair's limit: "
-            + ", ".join(f"{t['slot']} would be {t['asked']} of {t['available']}" for t in texts),
-            hint="End sessions, ask for less, or ask an administrator for a higher limit.",
-            limit="total_resource_slots",
-            slots=[f"{t['slot']}: {t['asked']} > {t['available']}" for t in texts],
-        )
 
 
 def _times(slots: ResourceSlots, count: int) -> ResourceSlots:

@@ -53,6 +53,7 @@ from ..event.model import Event as SessionEvent
 from ..identity.service import IdentityService
 from ..image import store as image_store
 from ..image.policy import owned_by
+from ..limit import store as limit_store
 from ..loop import Loop
 from ..resource import store as resource_store
 from . import store
@@ -124,7 +125,6 @@ class SessionService:
         if reach(principal, Action.SESSION_CREATE) is Reach.NOTHING:
             raise Forbidden("your role may not create sessions")
         project_id = await self._identity.project(draft.domain_name, draft.project, principal)
-        policy = await self._identity.policy(principal.policy_name)
         ids = Ids(
             session_id=SessionId(new_uuid(self._rng)),
             kernel_ids=tuple(
@@ -138,7 +138,6 @@ class SessionService:
             needed = tuple(
                 self._dependency(conn, principal, one) for one in draft.dependencies[: DEPENDENCIES_MAX + 1]
             )
-            live, held = store.holdings(conn, principal.access_key)
             facts = Facts(
                 project_id=project_id,
                 images=[
@@ -148,11 +147,7 @@ class SessionService:
                 agents=agent_store.all_agents(conn),
                 resource_groups=resource_store.usable_groups(conn, principal, draft.domain_name, project_id),
                 existing=existing[0] if existing else None,
-                live_sessions=live,
-                held_slots=held,
-                concurrent_sessions_max=policy.max_concurrent_sessions,
-                containers_per_session_max=policy.max_containers_per_session,
-                total_slots=policy.total_resource_slots,
+                quota=limit_store.quota(conn, principal.access_key, project_id, draft.domain_name),
                 bootstrap_script=dotfile_store.script(conn, principal.access_key),
                 dependencies=needed,
             )

@@ -10,7 +10,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from ai.backend.common.ids import AccessKey, AgentId, KernelId, SessionId
-from ai.backend.common.quantity import ResourceSlots, sum_slots
+from ai.backend.common.quantity import ResourceSlots
 
 from ..access.model import Principal
 from ..access.policy import Action, Reach, administered, reach
@@ -306,17 +306,6 @@ def page(
     """Newest first; only what the principal may read."""
     total, rows = usual_lists(principal, selection, named=False)
     return memo.read(conn, rows(conn, limit=limit, offset=offset)), total(conn)[0][0]
-
-
-_HELD = sa.select(sessions.c.requested_slots).where(
-    sessions.c.access_key == sa.bindparam("access_key"), _LIVE
-)
-
-
-def holdings(conn: sa.Connection, access_key: AccessKey) -> tuple[int, ResourceSlots]:
-    """How many live sessions a keypair has, and what they ask for together."""
-    rows = conn.execute(_HELD, {"access_key": access_key}).all()
-    return len(rows), sum_slots([ResourceSlots(row.requested_slots) for row in rows])
 
 
 _INSERT, _INSERT_KERNELS = sa.insert(sessions), sa.insert(kernels)

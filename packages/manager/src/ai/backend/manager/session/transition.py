@@ -28,17 +28,7 @@ def announcement(
 ) -> list[dict[str, Any]]:
     """The rows of what `announce` writes."""
     rows: list[dict[str, Any]] = []
-    shared = {
-        "sessionId": str(session.id),
-        "sessionName": session.name,
-        "ownerAccessKey": session.access_key,
-        "userId": str(session.user_id),
-        "domainName": session.domain_name,
-        "projectId": str(session.project_id),
-        "reason": session.reason,
-        "message": session.reason_detail.get("message", ""),
-        "exitCode": session.main.exit_code,
-    }
+    shared = _shared(session)
     if session.callback_url:
         shared["hasCallback"] = True
     names = EVENT_NAMES[session.status]
@@ -55,6 +45,27 @@ def announcement(
             }
             rows.append(event_store.row(name, session.id, {**shared, **of_kernel}, now))
     return rows
+
+
+def waiting_announcement(session: Session, now: datetime) -> dict[str, Any]:
+    """The row that tells why a session waits. It is no change of status, so no callback hears of it."""
+    known = {key: session.reason_detail.get(key) for key in ("hint", "position", "slots", "unblock")}
+    return event_store.row("session_waiting", session.id, _shared(session) | known, now)
+
+
+def _shared(session: Session) -> dict[str, Any]:
+    """What every event tells of its session."""
+    return {
+        "sessionId": str(session.id),
+        "sessionName": session.name,
+        "ownerAccessKey": session.access_key,
+        "userId": str(session.user_id),
+        "domainName": session.domain_name,
+        "projectId": str(session.project_id),
+        "reason": session.reason,
+        "message": session.reason_detail.get("message", ""),
+        "exitCode": session.main.exit_code,
+    }
 
 
 def advance(

@@ -9,9 +9,9 @@ from .form import Form
 
 
 class ListHosts(Form, frozen=True, kw_only=True):
-    group_id: Annotated[str, Meta(description="Id or name of a project: only what that one gives.")] = (
-        msgspec.field(default="", name="group_id")
-    )
+    group_id: Annotated[
+        str, Meta(description="Id or name of a project: of projects, only what this one gives.")
+    ] = msgspec.field(default="", name="group_id")
 
 
 class HostList(msgspec.Struct, frozen=True, kw_only=True):

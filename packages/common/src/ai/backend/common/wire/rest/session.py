@@ -324,7 +324,8 @@ class CommitStatus(Reply, frozen=True, kw_only=True):
 
 class CommitSession(OwnedForm, frozen=True, kw_only=True):
     filename: Annotated[
-        str | None, Meta(description="The archive's; `.tar.gz` is added. The session's name and the time if not given.")
+        str | None,
+        Meta(description="The archive's; `.tar.gz` is added. The session's name and the time if not given."),
     ] = None
 
 
@@ -335,8 +336,8 @@ class CommitBegun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ImagifySession(OwnedForm, frozen=True, kw_only=True):
-    image_name: Annotated[str, Meta(description="A name, and a tag if you like: `mine` or `mine:v2`.")] = msgspec.field(
-        name="image_name"
+    image_name: Annotated[str, Meta(description="A name, and a tag if you like: `mine` or `mine:v2`.")] = (
+        msgspec.field(name="image_name")
     )
     image_visibility: Annotated[str | None, Meta(description="`user`.")] = msgspec.field(
         default=None, name="image_visibility"
