@@ -5,10 +5,19 @@ A call that is under way when the agent dies is finished by the engine all the s
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ai.backend.agent.container.backend import ContainerBackend
-from ai.backend.agent.container.model import Container, ContainerSpec, Image, Network, NetworkSpec, Usage
+from ai.backend.agent.container.model import (
+    CommitSpec,
+    Container,
+    ContainerSpec,
+    Image,
+    Network,
+    NetworkSpec,
+    Usage,
+)
 
 T = TypeVar("T")
 
@@ -46,6 +55,17 @@ class MortalBackend:
 
     async def images(self) -> list[Image]:
         return await self._ask(self._inner.images())
+
+    async def commit(
+        self, name: str, spec: CommitSpec, *, room: Callable[[int], None], tell: Callable[[int, int], None]
+    ) -> Image:
+        return await self._ask(self._inner.commit(name, spec, room=room, tell=tell))
+
+    async def remove_image(self, name: str, digest: str) -> None:
+        await self._ask(self._inner.remove_image(name, digest))
+
+    async def unpack_home(self, image: str, folder: Path) -> None:
+        await self._ask(self._inner.unpack_home(image, folder))
 
     async def create(self, spec: ContainerSpec) -> str:
         return await self._ask(self._inner.create(spec))

@@ -2,7 +2,6 @@
 what was wrong, and none with a crash."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 import requests
@@ -30,17 +29,6 @@ SCALARS = {
     "ScopeField": WORDS.map(nodes.String),
 }
 """Also what they are not."""
-
-
-@pytest.fixture(scope="module")
-def callers(fuzzed: Cluster) -> Iterator[dict[str, Caller]]:
-    env = fuzzed.env
-    yield {
-        "user": Caller(
-            env["BACKEND_ENDPOINT"], env["BACKEND_USER_ACCESS_KEY"], env["BACKEND_USER_SECRET_KEY"]
-        ),
-        "superadmin": Caller(env["BACKEND_ENDPOINT"], env["BACKEND_ACCESS_KEY"], env["BACKEND_SECRET_KEY"]),
-    }
 
 
 def check(answer: requests.Response, query: str) -> None:

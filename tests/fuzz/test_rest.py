@@ -136,19 +136,12 @@ def sessions(caller: Caller) -> list[str]:
     return sorted(one["name"] for one in listed["items"])
 
 
-@pytest.fixture(scope="module")
-def callers(fuzzed: Cluster) -> Iterator[dict[str, Caller]]:
-    env = fuzzed.env
-    found = {
-        "user": Caller(
-            env["BACKEND_ENDPOINT"], env["BACKEND_USER_ACCESS_KEY"], env["BACKEND_USER_SECRET_KEY"]
-        ),
-        "superadmin": Caller(env["BACKEND_ENDPOINT"], env["BACKEND_ACCESS_KEY"], env["BACKEND_SECRET_KEY"]),
-    }
+@pytest.fixture(scope="module", autouse=True)
+def running(callers: dict[str, Caller]) -> None:
+    """Both have a session to be tried on."""
     body = {"name": SESSION, "image": "python", "config": {"resources": {"cpu": 1, "mem": "256m"}}}
-    for caller in found.values():
+    for caller in callers.values():
         assert caller.json("POST", "/session", json=body)["status"] == "RUNNING"
-    yield found
 
 
 @pytest.mark.timeout(600)
@@ -172,7 +165,7 @@ def test_nothing_breaks_it(callers: dict[str, Caller], person: str, fuzzed: Clus
         if operation.definition.raw["operationId"] in LATER and person == "superadmin":
             caller.json("PUT", "/manager/status", json={"status": "running"})
         if operation.definition.raw["operationId"] in STARTING:
-            end_others(caller)
+            pass
     assert not found, f"{len(found)} of {asked}\n\n" + "\n\n".join(found)
     assert sessions(caller) == before
     print(f"{person}: {sum(caller.answers.values())} answers: {dict(sorted(caller.answers.items()))}")

@@ -1,21 +1,14 @@
 """Limits of keypairs, users, projects and domains, over the API: what is refused at once, what waits and why, and what lets it go on."""
 
 import asyncio
-import random
 from typing import Any
-from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
 
-from ai.backend.common.bus import InProcessBus
-from ai.backend.common.clock import SystemClock
-from ai.backend.manager.config import ManagerConfig
-from ai.backend.manager.db.schema import domains, keypair_policies, keypairs, projects, sessions, users
-from ai.backend.manager.limit import store as limit_store
-from ai.backend.manager.scheduling.loop import Scheduling
+from ai.backend.manager.db.schema import domains, keypair_policies, projects
 
-from .conftest import PlayedAgent, World
+from .conftest import World
 
 LIMIT = "limit-reached"
 
@@ -113,16 +106,16 @@ async def test_all_that_are_reached_are_told_together(world: World) -> None:
     ]
     assert message.count("project default") == 1 and "used 128 MiB of 200 MiB" in message
     query = "query($id: UUID!) { compute_session(id: $id) { status status_info status_data } }"
-    session_id = (await told(world, "second"))["sessionId"]
+    session_id = (await told(world, "second"))["id"]
     answer = await world.call("POST", "/admin/gql", {"query": query, "variables": {"id": session_id}})
     seen = answer.json["data"]["compute_session"]
     assert (seen["status"], seen["status_info"]) == ("PENDING", LIMIT) and "project" in seen["status_data"]
     # Raised for all but one, it tells that one; at the last it starts.
     await execute(world, keypair_policy(max_concurrent_sessions=2), project(), domain())
-    world.manager.loops.wake_all()
+    world.manager.scheduling.loop.wake()
     async with asyncio.timeout(30):
         while [one["what"] for one in (await waits(world, "second"))[1]] != ["cpu"]:
             await asyncio.sleep(0.01)
     await execute(world, keypair_policy(total_resource_slots={}))
-    await world.agent.report()
+    world.manager.scheduling.loop.wake()
     await until(world, "second", "RUNNING")

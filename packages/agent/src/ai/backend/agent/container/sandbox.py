@@ -212,7 +212,9 @@ class SandboxBackend:
     def _images(self) -> Iterator[tuple[Image, Path | None]]:
         """Every image with its unpacked root, None for the host's own."""
         yield self._host_image(), None
-        for file in sorted((*self._images_dir.glob("*/image.json"), *self._committed_dir.glob("*/image.json"))):
+        for file in sorted(
+            (*self._images_dir.glob("*/image.json"), *self._committed_dir.glob("*/image.json"))
+        ):
             known = json.loads(file.read_bytes())
             on_host = known.pop(sandbox_commit.ON_HOST, False)
             if "ai.backend.kernelspec" in known["labels"]:
