@@ -45,7 +45,19 @@ _COMMANDS = {
 }
 _TOPICS = {
     "Run code": ("run", "exec"),
-    "Sessions": ("ps", "info", "logs", "task-logs", "upload", "download", "apps", "app", "events", "rm", "session"),
+    "Sessions": (
+        "ps",
+        "info",
+        "logs",
+        "task-logs",
+        "upload",
+        "download",
+        "apps",
+        "app",
+        "events",
+        "rm",
+        "session",
+    ),
     "Yours": ("template", "session-template", "dotfile", "resource"),
     "Cluster": ("demo", "up", "status", "down", "agent", "image", "announcement", "admin", "server-logs"),
     "This program": ("config", "login", "logout", "completion"),

@@ -31,7 +31,17 @@ TERMINAL = frozenset({"session_terminated", "session_cancelled"})
 REPLAY_S = 1.0
 """How long to wait for what is replayed of a session that had ended already."""
 _DATA = ("reason", "sessionName", "ownerAccessKey", "sessionId", "exitCode")
-_OPTIONAL = ("kernelId", "clusterRole", "clusterIdx", "message", "status", "hint", "position", "slots", "unblock")
+_OPTIONAL = (
+    "kernelId",
+    "clusterRole",
+    "clusterIdx",
+    "message",
+    "status",
+    "hint",
+    "position",
+    "slots",
+    "unblock",
+)
 CLOSE = b"event: server_close\ndata: {}\n\n"
 PING = b": ping\n\n"
 

@@ -101,7 +101,9 @@ def check_config(config: CoordinatorConfig) -> None:
 
     host = address_of(config.relay_host)
     if host is None:
-        raise wrong(f"relay-host: {config.relay_host[:60]!r} is no address", "For example 127.0.0.1 or 0.0.0.0.")
+        raise wrong(
+            f"relay-host: {config.relay_host[:60]!r} is no address", "For example 127.0.0.1 or 0.0.0.0."
+        )
     if host.is_unspecified and not config.relay_told_host:
         raise wrong(
             f"relay-host is {host}, to which nobody can connect",
@@ -132,7 +134,11 @@ def networks_of(config: CoordinatorConfig) -> Networks:
 def check_reach(config: CoordinatorConfig, coordinator: Iterable[Address]) -> None:
     """Raises NoRelay when the relays listen on this machine's loopback only, and the coordinator is elsewhere."""
     listening = address_of(config.relay_host)
-    if listening is not None and listening.is_loopback and not any(address.is_loopback for address in coordinator):
+    if (
+        listening is not None
+        and listening.is_loopback
+        and not any(address.is_loopback for address in coordinator)
+    ):
         raise NoRelay(
             "the coordinator of this resource group is on another machine, and this server offers services on its own only",
             hint="An administrator sets relay-host in [manager.coordinator] of the server's configuration.",
