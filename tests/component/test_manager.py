@@ -361,7 +361,15 @@ async def test_deadlines_are_kept(database: Database, tmp_path: Path) -> None:
             await world.manager.sessions.create(world.user, draft())
 
 
+async def change_policies(world: World, **values: int) -> None:
+    change = sa.update(schema.keypair_policies).values(**values)
+    await world.manager.database.run(lambda conn: conn.execute(change))
+    world.manager.identity.forget()
+
+
 async def test_quotas_hold_under_concurrent_creation(world: World) -> None:
+    """What may wait is counted exactly, also when many ask at once."""
+    await change_policies(world, max_pending_session_count=30, max_concurrent_sessions=5)
     outcomes = await asyncio.gather(
         *(
             world.manager.sessions.create(world.user, draft(f"many-{n:02}", enqueue_only=True))
@@ -369,10 +377,11 @@ async def test_quotas_hold_under_concurrent_creation(world: World) -> None:
         ),
         return_exceptions=True,
     )
-    assert sum(isinstance(outcome, QuotaExceeded) for outcome in outcomes) == 10
+    refused = sum(isinstance(outcome, QuotaExceeded) for outcome in outcomes)
+    assert 5 <= refused <= 10, "30 may wait, and up to 5 of those that came first run by now"
     assert not [o for o in outcomes if isinstance(o, BaseException) and not isinstance(o, QuotaExceeded)]
     page = await world.manager.sessions.list(world.user, statuses=None, limit=7, offset=28)
-    assert page.total_count == 30 and len(page.items) == 2
+    assert page.total_count == 40 - refused and len(page.items) == min(7, 12 - refused)
 
 
 async def test_who_sees_what(world: World) -> None:
@@ -540,18 +549,12 @@ async def test_ending_one_and_all_that_wait_for_it(world: World) -> None:
     assert (await sessions.get(world.user, "first-one")).status is SessionStatus.RUNNING
 
 
-async def several_containers(world: World, most: int = 4) -> None:
-    change = sa.update(schema.keypair_policies).values(max_containers_per_session=most)
-    await world.manager.database.run(lambda conn: conn.execute(change))
-    world.manager.identity.forget()
-
-
 async def test_a_cluster_starts_and_ends_whole(world: World) -> None:
     sessions = world.manager.sessions
-    await several_containers(world, most=2)
+    await change_policies(world, max_containers_per_session=2)
     with pytest.raises(QuotaExceeded):
         await sessions.create(world.user, draft(cluster_size=3))
-    await several_containers(world)
+    await change_policies(world, max_containers_per_session=4)
     made = await sessions.create(world.user, draft(cluster_size=3))
     assert {kernel.status for kernel in made.session.kernels} == {SessionStatus.RUNNING}
     told = {kernel.hostname: kernel for kernel in world.agent.syncs[-1].kernels}
@@ -592,7 +595,7 @@ async def test_a_cluster_starts_and_ends_whole(world: World) -> None:
 
 
 async def test_a_clusters_command_waits_until_all_its_kernels_run(world: World) -> None:
-    await several_containers(world)
+    await change_policies(world, max_containers_per_session=4)
     world.agent.task_exit = 0
     made = await world.manager.sessions.create(world.user, batch(cluster_size=2))
     ended = await until_ended(world, str(made.session.id))
