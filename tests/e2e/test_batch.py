@@ -125,7 +125,7 @@ ALLOW = """mutation { modify_keypair_resource_policy(name: "default", props: {ma
 def test_a_cluster_of_two_on_one_node(sandbox_cluster: Cluster) -> None:
     words = ("session", "create", "python", "--enqueue-only", "-t", "pair-one", "--cluster-size", "2")
     refused = sandbox_cluster.cli(*words, check=False)
-    assert refused.returncode == 1 and "at most 1 containers" in refused.stderr
+    assert refused.returncode == 1 and "asked 2 of 1" in refused.stderr
     with Client(ClientConfig.from_environ(sandbox_cluster.env)) as api:
         assert api.graphql(ALLOW)["modify_keypair_resource_policy"]["ok"]
     said = "echo $BACKENDAI_CLUSTER_ROLE of $BACKENDAI_CLUSTER_SIZE: $BACKENDAI_CLUSTER_HOSTS"
