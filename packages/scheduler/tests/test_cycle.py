@@ -1,5 +1,6 @@
 """The cycle: examples, and properties over random clusters."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -8,7 +9,18 @@ from hypothesis import strategies as st
 
 from ai.backend.common.quantity import ResourceSlots, sum_slots
 from ai.backend.scheduler.cycle import plan
-from ai.backend.scheduler.model import AgentView, KernelRequest, Rule, Snapshot, Workload
+from ai.backend.scheduler.model import (
+    AgentView,
+    Group,
+    KernelRequest,
+    Order,
+    Rule,
+    Selection,
+    Share,
+    Snapshot,
+    Workload,
+)
+from ai.backend.scheduler.queue import order
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -156,3 +168,38 @@ def test_never_more_than_capacity_and_every_workload_is_answered(
     assert plan(snapshot) == made
     turned = Snapshot(agents=snapshot.agents[::-1], workloads=snapshot.workloads[::-1])
     assert plan(turned) == made, "the order of the snapshot decides nothing"
+
+
+def test_round_robin_goes_on_where_it_was() -> None:
+    agents = tuple(agent(name) for name in "abc")
+
+    def turns(last: str) -> list[str]:
+        group = Group(name="default", selection=Selection.ROUND_ROBIN, last_agent_id=last)
+        made = plan(Snapshot(agents=agents, workloads=(workload(1, 100), workload(2, 100)), groups=(group,)))
+        return [start.placements[0].agent_id for start in made.starts]
+
+    assert turns("") == ["a", "b"]
+    assert turns("b") == ["c", "a"]
+
+
+def test_orders_of_queues() -> None:
+    """Who comes first within a priority; `drf` counts what users hold and what it lets ahead."""
+    works = tuple(
+        replace(workload(number, 1000, age_s=100 - number), user=user)
+        for number, user in enumerate(("u", "u", "u", "v", "w"), 1)
+    )
+    held = Share(user="w", resource_group="default", held=ResourceSlots({"cpu": 3500}))
+    used = tuple(
+        Share(user=user, resource_group="default", factors=(0.5, 0.5, factor))
+        for user, factor in (("u", 0.2), ("v", 0.9))
+    )
+
+    def ids(order_: Order, shares: tuple[Share, ...] = ()) -> list[int]:
+        group = Group(name="default", order=order_)
+        snapshot = Snapshot(agents=(agent("a"),), workloads=works, groups=(group,), shares=shares)
+        return [one.id.int for one in order(group, works, snapshot)]
+
+    assert ids(Order.FIFO) == [1, 2, 3, 4, 5]
+    assert ids(Order.LIFO) == [5, 4, 3, 2, 1]
+    assert ids(Order.DRF, (held,)) == [1, 4, 2, 3, 5]
+    assert ids(Order.FAIR_SHARE, used) == [4, 1, 2, 3, 5]

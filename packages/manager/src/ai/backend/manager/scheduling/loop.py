@@ -152,6 +152,8 @@ class Scheduling:
         self._wake = wake
         self.stale = 0
         """Starts dropped because something had changed meanwhile."""
+        self._last_agent: dict[str, str] = {}
+        """By resource group, whose turn it was last. A manager that starts anew begins with the first."""
         self.loop = Loop("scheduling", self._run, period_s=30.0)
 
     async def _run(self) -> float | None:
@@ -217,9 +219,15 @@ class Scheduling:
     async def _place(self, pending: list[Session], rows: "Rows | None") -> None:
         if not pending or rows is None:
             return
-        snapshot = snapshot_of(rows.agents, pending, rows.groups, rows.shares, rows.limits)
+        groups = tuple(
+            replace(group, last_agent_id=self._last_agent.get(group.name, "")) for group in rows.groups
+        )
+        snapshot = snapshot_of(rows.agents, pending, groups, rows.shares, rows.limits)
         made = plan(snapshot)
         waiting = {session.id: session for session in pending}
+        for start in made.starts:
+            group = waiting[SessionId(start.workload_id)].resource_group
+            self._last_agent[group] = start.placements[-1].agent_id
         if not made.starts and all(
             _is_told(refusal, waiting[SessionId(refusal.workload_id)]) for refusal in made.refusals
         ):
