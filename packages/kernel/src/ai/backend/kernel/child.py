@@ -22,7 +22,10 @@ else:
 
 CONTROL_FD = 3
 ENVIRON_BYTES_MAX = 1 << 20
-_RESET = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGCHLD, _signal.SIGPIPE)
+_RESET = (
+    _signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM, _signal.SIGCHLD, _signal.SIGPIPE,
+)  # fmt: skip
+"""A program started by `nohup` or as a shell's background job ignores some of them, and so would all below it."""
 
 
 class Child:
