@@ -207,6 +207,17 @@ def test_hanging_up_ends_what_runs(agent: Agent, door: Door) -> None:
     assert children(agent.process.pid) == before and open_fds(agent) == fds
 
 
+@pytest.fixture
+def started_by_nohup() -> Iterator[None]:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_hanging_up_works_under_nohup_too(started_by_nohup: None, agent: Agent, door: Door) -> None:
+    test_hanging_up_ends_what_runs(agent, door)
+
+
 def test_a_shell_that_ignores_the_hang_up_is_killed(agent: Agent, door: Door) -> None:
     before = children(agent.process.pid)
     terminal = open_terminal(agent, door)
