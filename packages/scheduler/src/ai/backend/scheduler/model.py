@@ -3,7 +3,7 @@
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
 from ai.backend.common.quantity import ResourceSlots, Shortfall
@@ -19,6 +19,9 @@ class Device:
     model: str
     free: int
     """In milli: 1000 is all of it."""
+    id: str = ""
+    numa_node: int = -1
+    """-1: not known, or near none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +71,47 @@ class Workload:
     project: str = ""
     domain: str = ""
     """Whose it is, for queues that are fair and for limits."""
+    job_priority: int = 0
+    """Whom it may preempt: those of a lower one. Another axis than `priority`, which is the place in the queue."""
+    run_time_s: int | None = None
+    """How long it runs at most, as declared, or as it will probably run, as learned; None: nothing is known."""
+    avoid: frozenset[str] = frozenset()
+    """Agents on which it just failed to start: they come last."""
+    spread: str = ""
+    """Workloads that name the same spread group in a project go to different agents while there are some."""
+    pack: str = ""
+    """Workloads that name the same pack group in a project go to the same agent while it can take them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """What one kernel holds on an agent."""
+
+    agent_id: str
+    slots: ResourceSlots
+    devices: tuple[tuple[str, int], ...] = ()
+    """(id, milli) of the agent's devices."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A session that holds what it was given: from the moment that it is placed until its last kernel is gone."""
+
+    id: UUID
+    version: int
+    resource_group: str
+    held: tuple[Held, ...]
+    started_at: datetime
+    ends_at: datetime | None = None
+    """When it will be over at the latest, or probably; None: nothing is known."""
+    preemptible: bool = False
+    job_priority: int = 0
+    keypair: str = ""
+    user: str = ""
+    project: str = ""
+    domain: str = ""
+    spread: str = ""
+    pack: str = ""
 
 
 class Order(enum.StrEnum):
@@ -88,6 +132,33 @@ class Selection(enum.StrEnum):
     FRAGMENTATION = "fragmentation"
 
 
+class PreemptionMode(enum.StrEnum):
+    """What becomes of a victim."""
+
+    TERMINATE = "terminate"
+    RESCHEDULE = "reschedule"
+    """It waits in the queue again, under the same id."""
+
+
+class PreemptionOrder(enum.StrEnum):
+    """Which victims of the same job priority go first."""
+
+    OLDEST = "oldest"
+    NEWEST = "newest"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preemption:
+    """How a group lets workloads take the place of running ones of a lower job priority."""
+
+    mode: PreemptionMode = PreemptionMode.TERMINATE
+    order: PreemptionOrder = PreemptionOrder.NEWEST
+    scope: "Scope | None" = None
+    """Victims are of the same keypair, user, project or domain; None: of anybody in the group."""
+    min_run_time_s: int = 0
+    """Nobody is a victim before having run this long."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
     """How a resource group schedules."""
@@ -99,6 +170,10 @@ class Group:
     """Families of slots, the scarcest first."""
     last_agent_id: str = ""
     """Of round robin: whose turn it was last."""
+    preemption: Preemption | None = None
+    """None: nobody is preempted."""
+    reserve_after_s: int = 60
+    """A workload that has waited this long gets a reservation, which those behind it may not delay."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +234,9 @@ class Snapshot:
     groups: tuple[Group, ...] = ()
     shares: tuple[Share, ...] = ()
     limits: tuple[Limit, ...] = ()
+    running: tuple[Running, ...] = ()
+    now: datetime = datetime.min.replace(tzinfo=UTC)
+    seed: int = 0
     mix: Mix = Mix()
     """What is usually asked for, by which strategies that look ahead measure."""
 
@@ -250,6 +328,27 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Victim:
+    """A running session that makes room. `workload_id`: for whom; that one starts when the room is there."""
+
+    session_id: UUID
+    version: int
+    mode: PreemptionMode
+    workload_id: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """A workload that waits has its place from `at`: nobody behind it may delay that."""
+
+    workload_id: UUID
+    placements: tuple[Placement, ...]
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     starts: tuple[Start, ...]
     refusals: tuple[Refusal, ...]
+    victims: tuple[Victim, ...] = ()
+    reservations: tuple[Reservation, ...] = ()
