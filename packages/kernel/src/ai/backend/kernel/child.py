@@ -1,8 +1,8 @@
 """Child processes: how the runner starts the language worker and batch steps, and what environment they get.
 
 Each child leads its own session and process group, so that a signal reaches it with all it started.
-Descriptors: 0 is /dev/null, 1 and 2 are pipes to the runner, and for a worker 3 is its control channel;
-nothing else is inherited.
+Descriptors: 0 is /dev/null, 1 and 2 are pipes to the runner. A worker has three more (`python_worker` tells what
+for): 3 is its control channel, 4 a pipe from the runner and 5 one to it. Nothing else is inherited.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 else:
     import _signal  # signal.py wraps it in enums, for 4 ms
 
-CONTROL_FD = 3
+LOW_FDS = 5
 ENVIRON_BYTES_MAX = 1 << 20
 _RESET = (
     _signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM, _signal.SIGCHLD, _signal.SIGPIPE,
@@ -29,11 +29,14 @@ _RESET = (
 
 
 class Child:
-    """A started process. `stdout`, `stderr` and `control` are the runner's non-blocking ends, -1 when there
-    is none."""
+    """A started process. `stdout`, `stderr`, `control`, `aside` and `shelf` are the runner's non-blocking ends,
+    -1 when there is none."""
 
-    def __init__(self, pid: int, stdout: int, stderr: int, control: int) -> None:
-        self.pid, self.stdout, self.stderr, self.control = pid, stdout, stderr, control
+    def __init__(
+        self, pid: int, stdout: int, stderr: int, control: int = -1, aside: int = -1, shelf: int = -1
+    ) -> None:
+        self.pid, self.stdout, self.stderr = pid, stdout, stderr
+        self.control, self.aside, self.shelf = control, aside, shelf
 
     def signal(self, number: int) -> None:
         """To the whole process group; nothing happens when it is gone."""
@@ -44,11 +47,10 @@ class Child:
 
 
 def reserve_low_fds() -> None:
-    """Occupies descriptors up to CONTROL_FD, so that no pipe made later collides with the numbers children
-    get."""
+    """Occupies descriptors up to LOW_FDS, so that no pipe made later collides with the numbers children get."""
     while True:
         fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        if fd > CONTROL_FD:
+        if fd > LOW_FDS:
             os.close(fd)
             return
 
@@ -87,27 +89,25 @@ def start(program: list[str] | Callable[[], None], env: dict[str, str], home: st
     """Forks and runs `program` (an argv to execute, or a function of this interpreter) in `home`. Raises
     OSError when it cannot fork."""
     out, err = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
-    ours = theirs = None
+    ours, theirs = [out[0], err[0]], [out[1], err[1]]
     if control:
-        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        ends = [end.detach() for end in _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)]
+        aside, shelf = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
+        ours += [ends[0], aside[1], shelf[0]]
+        theirs += [ends[1], aside[0], shelf[1]]
     try:
         pid = os.fork()
     except OSError:
-        for fd in (*out, *err):
+        for fd in ours + theirs:
             os.close(fd)
         raise
     if pid == 0:
-        _become(program, env, home, out[1], err[1], theirs.fileno() if theirs else -1)
-    os.close(out[1])
-    os.close(err[1])
-    for fd in (out[0], err[0]):
+        _become(program, env, home, theirs)
+    for fd in theirs:
+        os.close(fd)
+    for fd in ours:
         os.set_blocking(fd, False)
-    control_fd = -1
-    if ours and theirs:
-        theirs.close()
-        control_fd = ours.detach()
-        os.set_blocking(control_fd, False)
-    return Child(pid, out[0], err[0], control_fd)
+    return Child(pid, *ours)
 
 
 def reset_signals() -> None:
@@ -117,20 +117,16 @@ def reset_signals() -> None:
         _signal.signal(number, _signal.SIG_DFL)
 
 
-def _become(
-    program: list[str] | Callable[[], None], env: dict[str, str], home: str, out: int, err: int, control: int
-) -> None:
-    """In the child; never returns."""
+def _become(program: list[str] | Callable[[], None], env: dict[str, str], home: str, fds: list[int]) -> None:
+    """In the child; never returns. `fds` become its descriptors from 1 on."""
     try:
         os.setsid()
         reset_signals()
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
-        os.dup2(out, 1)
-        os.dup2(err, 2)
-        if control >= 0:
-            os.dup2(control, CONTROL_FD)
-        os.closerange(CONTROL_FD + (control >= 0), 4096)
+        for number, fd in enumerate(fds, start=1):
+            os.dup2(fd, number)
+        os.closerange(len(fds) + 1, 4096)
         try:
             os.chdir(home)
         except OSError:

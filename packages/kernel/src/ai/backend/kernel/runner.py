@@ -22,7 +22,7 @@ from _codecs import utf_8_decode
 from . import machine as m
 from .child import Child, start
 from .consolelog import ConsoleLog
-from .lang.channel import ChannelError, Inbox, pack
+from .lang.channel import ChannelError, Inbox, Outbox, pack
 from .lang.language import Language, NotFound, heuristic, modes
 from .link import Link
 from .protocol import (
@@ -53,6 +53,8 @@ READ_BYTES = 65536
 DRAIN_BYTES = 1 << 20
 GRACE_S = 2.0
 """From SIGTERM to SIGKILL for the children, when the runner ends."""
+NUDGE_S = 0.02
+"""After so long a run is told that it lasts: what it prints is shown from then on while it goes on."""
 FLUSH_S = 2.0
 """How long the runner waits at its end for the agent to take what is queued."""
 _PYTHON_BATCH = __file__.rsplit("/", 1)[0] + "/lang/python_batch"
@@ -105,8 +107,10 @@ class Runner:
         self._dialer: Dialer | None = None
         self._terminals: dict[int, str] = {}
         self._streams_path = link.path.rpartition("/")[0] + "/" + STREAM_SOCKET_NAME
-        self._inbox = Inbox()
-        self._to_worker = b""
+        self._inbox, self._shelf = Inbox(), Inbox()
+        self._runs, self._asides = Outbox(-1), Outbox(-1)
+        self._run_number = 0
+        self._nudge_s: float | None = None
         self._texts = {"stdout": Stream(-1, "stdout", 0), "stderr": Stream(-1, "stderr", 0)}
         self._streams: dict[int, Stream] = {}
         self._pending: tuple[type[Stdout | Stderr], str, list[str]] | None = None
@@ -143,6 +147,9 @@ class Runner:
         if self._dialer and self._dialer.deadline_s is not None:
             wait_s = max(0.0, self._dialer.deadline_s - now_s)
             timeout_s = wait_s if timeout_s is None else min(timeout_s, wait_s)
+        if self._nudge_s is not None:
+            wait_s = max(0.0, self._nudge_s - now_s)
+            timeout_s = wait_s if timeout_s is None else min(timeout_s, wait_s)
         self._watch()
         ready = dict(self._poll.poll(None if timeout_s is None else int(timeout_s * 1000) + 1))
         now_s = self._clock()
@@ -156,8 +163,13 @@ class Runner:
             for outcome in self._dialer.settle(ready, now_s):
                 self._take_outcome(outcome)
         worker = self._worker
-        if worker and worker.control in ready and ready[worker.control] & select.POLLOUT:
-            self._write_worker()
+        if self._nudge_s is not None and self._nudge_s <= now_s:
+            self._nudge_s = None
+            self._read_shelf()
+            self._asides.put(pack(b"F"))
+        for outbox in (self._runs, self._asides):
+            if outbox.waiting and ready.get(outbox.fd, 0) & ~select.POLLIN:
+                outbox.write()
         if not self._paused:
             # The worker's records first: those it sent before it started a subprocess are older.
             if worker and (worker.control in ready or worker.stdout in ready or worker.stderr in ready):
@@ -198,9 +210,11 @@ class Runner:
             if self._step_input and self._step_input.fd >= 0:
                 wanted[self._step_input.fd] = select.POLLIN
         if self._worker and self._worker.control >= 0:
-            mask = (0 if self._paused else select.POLLIN) | (select.POLLOUT if self._to_worker else 0)
+            mask = (0 if self._paused else select.POLLIN) | (select.POLLOUT if self._runs.waiting else 0)
             if mask:
                 wanted[self._worker.control] = mask
+            if self._asides.waiting:
+                wanted[self._worker.aside] = select.POLLOUT
         if wanted != self._polled:
             for fd in self._polled:
                 if fd not in wanted:
@@ -220,19 +234,21 @@ class Runner:
         if isinstance(effect, m.Send):
             self._send(effect.message)
         elif isinstance(effect, m.RunCode):
-            self._tell_worker(pack(b"R", effect.code))
+            self._run_number += 1
+            self._nudge_s = self._clock() + NUDGE_S
+            self._runs.put(pack(b"R", effect.code))
         elif isinstance(effect, m.GiveInput):
-            self._tell_worker(pack(b"I", effect.text))
+            self._asides.put(pack(b"I", effect.text))
         elif isinstance(effect, m.AskMatches):
             request = effect.request
             line = request.line or request.code.rpartition("\n")[2]
-            self._tell_worker(
+            self._asides.put(
                 pack(
                     b"C", request.request_id.replace("\0", ""), line[: request.col] if request.line else line
                 )
             )
         elif kind is m.InterruptWorker:
-            self._tell_worker(pack(b"N"))
+            self._asides.put(pack(b"N", str(self._run_number)))
         elif kind is m.StartWorker:
             if self._worker is None and self._start_worker:
                 self._adopt_worker(self._start_worker())
@@ -277,25 +293,12 @@ class Runner:
 
     def _adopt_worker(self, child: Child) -> None:
         self._worker = child
-        self._inbox, self._to_worker = Inbox(), b""
+        self._inbox, self._shelf = Inbox(), Inbox()
+        self._runs, self._asides = Outbox(child.control), Outbox(child.aside)
+        self._run_number, self._nudge_s = 0, None
         self._texts = {"stdout": Stream(-1, "stdout", 0), "stderr": Stream(-1, "stderr", 0)}
         self._streams[child.stdout] = Stream(child.stdout, "stdout", 0)
         self._streams[child.stderr] = Stream(child.stderr, "stderr", 0)
-
-    def _tell_worker(self, data: bytes) -> None:
-        self._to_worker += data
-        self._write_worker()
-
-    def _write_worker(self) -> None:
-        if not self._worker or self._worker.control < 0:
-            return
-        try:
-            while self._to_worker:
-                self._to_worker = self._to_worker[os.write(self._worker.control, self._to_worker) :]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._to_worker = b""  # it is dying: SIGCHLD tells the rest
 
     def _read_worker(self) -> bool:
         """Takes in one piece of the control channel. False when there is nothing now."""
@@ -304,6 +307,7 @@ class Runner:
             return False
         try:
             data = os.read(worker.control, READ_BYTES)
+            self._read_shelf()  # what lies there is older
             records = self._inbox.receive(data)
         except BlockingIOError:
             return False
@@ -312,12 +316,24 @@ class Runner:
         if not data:
             # Closed or corrupt: a worker without its channel is of no use, whether it lives or not.
             worker.signal(_signal.SIGKILL)
-            os.close(worker.control)
-            worker.control = -1
+            self._hang_up(worker)
             return False
         for kind, payload in records:
             self._take_record(kind, payload)
         return True
+
+    def _read_shelf(self) -> None:
+        """Takes what the worker has put on the shelf: text alone, and less than one read takes."""
+        worker = self._worker
+        if not worker or worker.shelf < 0:
+            return
+        try:
+            records = self._shelf.receive(os.read(worker.shelf, READ_BYTES))
+        except (BlockingIOError, ChannelError):
+            return
+        for kind, payload in records:
+            if kind in (b"O", b"E"):
+                self._take_record(kind, payload)
 
     def _take_record(self, kind: bytes, payload: bytes) -> None:
         handle = self._machine.handle
@@ -330,6 +346,7 @@ class Runner:
             return
         first, _, rest = payload.decode("utf-8", "replace").partition("\0")
         if kind == b"D":
+            self._nudge_s = None
             self._drain_streams(0)
             self._do(handle(m.WorkerDone(int(first) if first.isdecimal() else 1)))
         elif kind == b"H":
@@ -347,6 +364,8 @@ class Runner:
 
     def _read_stream(self, stream: Stream) -> int:
         """Takes in one piece; returns its size, 0 when there is nothing now. Forgets the pipe at its end."""
+        if stream.token == 0:
+            self._read_shelf()  # the worker puts nothing there before its pipes are empty: this is older
         try:
             data = os.read(stream.fd, READ_BYTES)
         except BlockingIOError:
@@ -458,16 +477,24 @@ class Runner:
                 )
 
     def _worker_ended(self, worker: Child, code: int) -> None:
+        self._read_shelf()
         while self._read_worker():
             pass
         self._drain_streams(0)
-        if worker.control >= 0:
-            os.close(worker.control)
+        self._hang_up(worker)
         for fd in (worker.stdout, worker.stderr):
             if self._streams.pop(fd, None):
                 os.close(fd)
         self._worker = None
         self._do(self._machine.handle(m.WorkerEnded(max(code, 0), max(-code, 0))))
+
+    def _hang_up(self, worker: Child) -> None:
+        if worker.control >= 0:
+            self._read_shelf()
+            for fd in (worker.control, worker.aside, worker.shelf):
+                os.close(fd)
+        worker.control = worker.aside = worker.shelf = -1
+        self._runs, self._asides, self._nudge_s = Outbox(-1), Outbox(-1), None
 
     def _end(self, exit_code: int) -> int:
         """Ends the children, gives the agent a moment to take what is queued."""

@@ -1,7 +1,8 @@
-"""The runner's side of the control channel to a language worker: see `python_worker._frame` for the format.
-No I/O."""
+"""The runner's side of the two channels to a language worker: see `python_worker._frame` for the format."""
 
 from __future__ import annotations
+
+import os
 
 RECORD_BYTES_MAX = 24 << 20
 
@@ -14,6 +15,28 @@ def pack(kind: bytes, *fields: str) -> bytes:
     """One record for the worker."""
     body = kind + "\0".join(fields).encode("utf-8", "backslashreplace")
     return len(body).to_bytes(4, "big") + body
+
+
+class Outbox:
+    """Records on their way to the worker through one non-blocking descriptor."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.waiting = b""
+        """What the descriptor has not taken yet: call `write` when it can."""
+
+    def put(self, record: bytes) -> None:
+        self.waiting += record
+        self.write()
+
+    def write(self) -> None:
+        try:
+            while self.waiting:
+                self.waiting = self.waiting[os.write(self.fd, self.waiting) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.waiting = b""  # the worker is dying: its end tells the rest
 
 
 class Inbox:

@@ -4,14 +4,17 @@ thread.
 Theory of operation. The worker is one self-contained file that must run under any CPython >= 3.8 of any
 image, so it imports nothing but the standard library, and at start only built-in modules (its start is on the
 path of every session). It speaks to the runner over one socket, the *control channel* (format: `_frame`),
-served by a reader thread so that completion and input work while code runs.
+which the main thread reads while nothing runs, so that a run costs no change of threads; what can't wait for
+its end comes through a pipe *aside*, which a thread attends to.
 
-What user code prints goes through `Outbox`, in order and in batches: at once when nothing was sent lately,
-else at most `FLUSH_S` later. File descriptors 1 and 2 are pipes to the runner, for subprocesses and C code;
-before the worker sends records it waits until the runner has emptied these pipes, and before it starts a
-subprocess it sends its own records, so the order is that of the program.
+What user code prints goes through `Outbox`, in order and in batches. In a run that lasts, and between runs, it
+leaves at once when nothing was sent lately, else at most `FLUSH_S` later. A short run puts it on the *shelf*, a
+pipe that wakes nobody: the runner looks there when the run ends, lasts, or dies. File descriptors 1 and 2 are
+pipes to the runner, for subprocesses and C code; before the worker sends records it waits until the runner has
+emptied these pipes, and before it starts a subprocess it sends its own records, so the order is that of the
+program.
 
-An interrupt comes over the channel too, so that it stays in order with the run it is meant for; the reader
+An interrupt names the run that it is meant for by its number, counted from 1 on both sides; the attending
 thread turns it into SIGINT to the process group. The handler raises KeyboardInterrupt only while user code
 runs, and never in the middle of a record. Forked children (multiprocessing) lose the control channel and write to
 the pipes instead.
@@ -38,9 +41,11 @@ if TYPE_CHECKING:
 else:
     import _signal  # signal.py wraps it in enums, for 4 ms
 
-CONTROL_FD = 3
+CONTROL_FD, ASIDE_FD, SHELF_FD = 3, 4, 5
 FLUSH_S = 0.02
 FLUSH_BYTES = 16384
+SHELF_BYTES, ATOMIC_BYTES = 16384, 4096
+"""How much of a run the shelf takes (less than a pipe holds), and of which size a write is never torn."""
 RECORD_BYTES = 32768
 MEDIA_BYTES_MAX = 10 << 20
 EXIT_INTERRUPTED = 130
@@ -52,10 +57,10 @@ _FIONREAD = 0x541B
 
 
 def _frame(kind: bytes, *fields: bytes) -> bytes:
-    """Control channel, both directions: 4 bytes big-endian length, then a kind (1 byte) and fields joined by
-    NUL; only the last field may contain NUL itself. To the runner: H(runtime) O(bytes) E(bytes) M(mime, data)
-    L(html) W("1" or "") D(exit code) K(id, matches by newline). From it: R(code) N() interrupt I(line)
-    C(id, text before the cursor)."""
+    """On every channel: 4 bytes big-endian length, then a kind (1 byte) and fields joined by NUL; only the last
+    field may contain NUL itself. To the runner: H(runtime) O(bytes) E(bytes) M(mime, data) L(html) W("1" or "")
+    D(exit code) K(id, matches by newline); on the shelf only O and E. From it, by the control channel: R(code),
+    the next only after D; aside: N(number of the run) interrupt, F() the run lasts, I(line), C(id, text before the cursor)."""
     body = kind + b"\0".join(fields)
     return len(body).to_bytes(4, "big") + body
 
@@ -73,6 +78,25 @@ def _wake(lock: _thread.LockType) -> None:
         pass  # another thread was first
 
 
+def _records(fd: int) -> Iterator[tuple[bytes, bytes]]:
+    """What comes from the runner, as (kind, payload). When it hangs up, this process ends."""
+    buffer = b""
+    while True:
+        try:
+            data = os.read(fd, 65536)
+        except OSError:
+            data = b""
+        if not data:
+            os._exit(0)
+        buffer += data
+        while len(buffer) >= 4:
+            end = 4 + int.from_bytes(buffer[:4], "big")
+            if len(buffer) < end:
+                break
+            yield buffer[4:5], buffer[5:end]
+            buffer = buffer[end:]
+
+
 class Outbox:
     """All records on their way to the runner, in order. Any thread may add; sending never tears a record, not
     even for an interrupt."""
@@ -87,7 +111,9 @@ class Outbox:
         self._lock = _thread.allocate_lock()
         self._dirty = _thread.allocate_lock()  # held while there is nothing for the flusher to do
         self._dirty.acquire()
-        self.last_sent_s = 0.0
+        self._flusher = False
+        self._shelf_bytes = 0  # that may still go on the shelf
+        self._last_sent_s = 0.0
         try:
             import fcntl
 
@@ -100,23 +126,50 @@ class Outbox:
         return self._sending
 
     def write(self, kind: bytes, data: bytes) -> None:
-        """Adds text output: sent soon, and whole lines at once when nothing was sent lately."""
+        """Adds text output: on the shelf, or sent soon, and whole lines at once when nothing was sent lately."""
+        if self._shelf_bytes:
+            record = _frame(kind, data)
+            self._shelf_bytes -= len(record)
+            if len(record) <= ATOMIC_BYTES and self._shelf_bytes > 0:
+                self._await_pipes()
+                os.write(SHELF_FD, record)
+                return
+            self.clear_shelf()
         for start in range(0, len(data), RECORD_BYTES):
             self._records.append((kind, data[start : start + RECORD_BYTES]))
         self._bytes += len(data)
-        if self._bytes > FLUSH_BYTES or (
-            data.endswith(b"\n") and time.monotonic() - self.last_sent_s > FLUSH_S
-        ):
+        quiet = time.monotonic() - self._last_sent_s > FLUSH_S
+        if self._bytes > FLUSH_BYTES or (quiet and data.endswith(b"\n")):
             self.flush()
         else:
+            if not self._flusher:
+                self._flusher = True
+                _thread.start_new_thread(self._flush_forever, ())
             _wake(self._dirty)
+
+    def open_shelf(self) -> None:
+        """A run begins; nobody knows yet how long it lasts."""
+        self._shelf_bytes = SHELF_BYTES
+
+    def clear_shelf(self) -> None:
+        """The run lasts: has the runner take what is on the shelf, before anything that comes after it."""
+        if self._shelf_bytes:
+            self._shelf_bytes = 0
+            self._records.insert(0, (b"O", b""))
+
+    def detach(self) -> None:
+        """In a forked child: nothing leaves any more."""
+        self._shelf_bytes = 0
+        self.flush = lambda: None  # type: ignore[method-assign]
 
     def post(self, kind: bytes, *fields: bytes) -> None:
         """Sends a record now, after everything that was written before."""
+        self._shelf_bytes = 0
         self._records.append((kind, b"\0".join(fields)))
         self.flush()
 
     def flush(self) -> None:
+        self.clear_shelf()
         main = _thread.get_ident() == self._main
         if main:
             if self._sending:
@@ -130,7 +183,7 @@ class Outbox:
                     self._bytes = 0
                     self._await_pipes()
                     self._send(batch)
-                self.last_sent_s = time.monotonic()
+                self._last_sent_s = time.monotonic()
         finally:
             if main:
                 self._sending = False
@@ -138,7 +191,7 @@ class Outbox:
                     self.interrupted = False
                     raise KeyboardInterrupt
 
-    def flush_forever(self) -> None:
+    def _flush_forever(self) -> None:
         while True:
             self._dirty.acquire()
             time.sleep(FLUSH_S)
@@ -271,11 +324,8 @@ class Worker:
         self._fd = fd
         self._pid = os.getpid()
         self._running = False
-        self._interrupted = False  # set by the reader, for a run that the main thread has not begun
-        self._unfinished = 0
-        self._runs: list[str] = []
-        self._run_ready = _thread.allocate_lock()
-        self._run_ready.acquire()
+        self._done = 0  # runs so far
+        self._interrupted = 0  # the run that an interrupt came for, while the main thread has not heeded it
         self._input = ""
         self._input_ready = _thread.allocate_lock()
         self._input_ready.acquire()
@@ -289,20 +339,17 @@ class Worker:
         self._names["__builtins__"] = builtins
 
     def serve(self) -> None:
-        """Announces itself and runs code until the runner hangs up (the reader thread then ends it all)."""
+        """Announces itself and runs code until the runner hangs up."""
         self._install()
         _signal.signal(_signal.SIGINT, self._on_sigint)
-        _thread.start_new_thread(self._read_forever, ())
-        _thread.start_new_thread(self.outbox.flush_forever, ())
+        _thread.start_new_thread(self._attend, ())
         self.outbox.post(b"H", _encode("python " + ".".join(map(str, sys.version_info[:3]))))
-        while True:
-            self._run_ready.acquire()
-            while self._runs:
-                exit_code = self._run_guarded(self._runs.pop(0))
-                if os.getpid() != self._pid:
-                    self._leave_child()
-                self._unfinished = len(self._runs)
-                self.outbox.post(b"D", str(exit_code).encode())
+        for _, code in _records(self._fd):
+            exit_code = self._run_guarded(code.decode("utf-8", "replace"))
+            if os.getpid() != self._pid:
+                self._leave_child()
+            self._done += 1
+            self.outbox.post(b"D", str(exit_code).encode())
 
     def ask(self, is_password: bool) -> str:
         """Waits for a line from the user."""
@@ -384,7 +431,8 @@ class Worker:
 
     def _detach_child(self) -> None:
         """In a forked child: writes to the pipes, and never again to the control channel."""
-        os.close(self._fd)
+        for fd in (CONTROL_FD, ASIDE_FD, SHELF_FD):
+            os.close(fd)
         for fd, name in ((1, "stdout"), (2, "stderr")):
             stream = open(  # noqa: SIM115 -- it lives as long as the child
                 fd, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False
@@ -393,7 +441,7 @@ class Worker:
             setattr(sys, f"__{name}__", stream)
         self._stderr = sys.stderr
         self._running = True  # an interrupt in a child is an ordinary one
-        self.outbox.flush = lambda: None  # type: ignore[method-assign]
+        self.outbox.detach()
 
     def _leave_child(self) -> None:
         try:
@@ -402,35 +450,20 @@ class Worker:
         finally:
             os._exit(0)
 
-    # ---- the control channel
+    # ---- what the runner says while code runs
 
-    def _read_forever(self) -> None:
-        buffer = b""
-        while True:
-            try:
-                data = os.read(self._fd, 65536)
-            except OSError:
-                data = b""
-            if not data:
-                os._exit(0)
-            buffer += data
-            while len(buffer) >= 4:
-                end = 4 + int.from_bytes(buffer[:4], "big")
-                if len(buffer) < end:
-                    break
-                self._take(buffer[4:5], buffer[5:end])
-                buffer = buffer[end:]
+    def _attend(self) -> None:
+        for kind, payload in _records(ASIDE_FD):
+            self._take(kind, payload)
 
     def _take(self, kind: bytes, payload: bytes) -> None:
-        if kind == b"R":
-            self._interrupted = False
-            self._unfinished += 1
-            self._runs.append(payload.decode("utf-8", "replace"))
-            _wake(self._run_ready)
-        elif kind == b"N":
-            if self._unfinished:
-                self._interrupted = True
+        if kind == b"N":
+            number = int(payload)
+            if number > self._done:
+                self._interrupted = number
                 os.killpg(os.getpgrp(), _signal.SIGINT)
+        elif kind == b"F":
+            self.outbox.flush()
         elif kind == b"I":
             self._input = payload.decode("utf-8", "replace")
             _wake(self._input_ready)
@@ -447,7 +480,7 @@ class Worker:
     def _on_sigint(self, signum: int, frame: FrameType | None) -> None:
         if not self._running:
             return
-        self._interrupted = False
+        self._interrupted = 0
         if self.outbox.shielded:
             self.outbox.interrupted = True
             return
@@ -459,9 +492,9 @@ class Worker:
         try:
             try:
                 _signal.signal(_signal.SIGINT, self._on_sigint)
-                self.outbox.last_sent_s = 0.0  # the first line of a run is shown at once
+                self.outbox.open_shelf()
                 self._running = True
-                if self._interrupted:
+                if self._interrupted > self._done:
                     raise KeyboardInterrupt
                 exit_code = self._run(code)
             finally:
@@ -673,5 +706,6 @@ def complete(text: str, names: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     """The worker's process begins here, with the control channel as descriptor CONTROL_FD."""
-    os.set_inheritable(CONTROL_FD, False)
+    for fd in (CONTROL_FD, ASIDE_FD, SHELF_FD):
+        os.set_inheritable(fd, False)
     Worker(CONTROL_FD).serve()
