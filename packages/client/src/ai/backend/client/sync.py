@@ -1,11 +1,9 @@
 """The blocking twin of the client: `with Client(config) as api: ...`, the same calls without `await`.
 
-Nothing is written twice: each method here is the asynchronous one, run in one background thread's event loop; signatures and types are
-taken over from it.
+Nothing is written twice: each method here is the asynchronous one, run through a `Portal`; signatures and types are taken over from it.
 """
 
-import asyncio
-import threading
+import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
@@ -15,6 +13,7 @@ from .config import ClientConfig
 from .dotfile import AsyncDotfiles
 from .error import ClientError
 from .execution import Console as AsyncConsole
+from .portal import Portal
 from .project import AsyncProjects
 from .resource import AsyncResources
 from .session import AsyncSession, AsyncSessions
@@ -26,60 +25,6 @@ from .template import AsyncTemplates
 P = ParamSpec("P")
 T = TypeVar("T")
 A = TypeVar("A")
-
-
-def _new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's where it is installed: it takes a fifth off a small call."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
-
-
-class Portal:
-    """An event loop in a daemon thread, and the way into it."""
-
-    def __init__(self) -> None:
-        self._loop = _new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="backend.ai-client", daemon=True)
-        self._thread.start()
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Blocks until it is done; breaking this off (Ctrl-C) cancels it."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def iterate(self, stream: AsyncIterator[T]) -> Iterator[T]:
-        async def step() -> tuple[bool, T | None]:
-            try:
-                return True, await anext(stream)
-            except StopAsyncIteration:
-                return False, None
-
-        async def close() -> None:
-            if (aclose := getattr(stream, "aclose", None)) is not None:
-                await aclose()
-
-        try:
-            while True:
-                more, item = self.run(step())
-                if not more:
-                    return
-                yield item  # type: ignore[misc]
-        finally:
-            self.run(close())
-
-    def close(self) -> None:
-        self.run(self._loop.shutdown_asyncgens())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
 
 
 class Twin(Generic[A]):
@@ -151,11 +96,15 @@ class Forward(Twin[AsyncForward]):
     """See `AsyncSession.forward`."""
 
     def __enter__(self) -> "Forward":
-        self._portal.run(_enter(self._inner))
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._portal.attended())
+            self._portal.run(_enter(self._inner))
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._portal.run(_leave(self._inner))
+        with self._stack:
+            self._portal.run(_leave(self._inner))
 
     @property
     def address(self) -> tuple[str, int]:

@@ -13,14 +13,15 @@ _PIPE_BYTES = 4096
 
 
 class ConsoleLog:
-    """Writes to descriptor `fd`. A regular file is emptied when it exceeds `limit_bytes`; a pipe that nobody
-    reads loses output."""
+    """Writes to descriptor `fd` what was `put`, with the next `flush`. A regular file is emptied when it exceeds
+    `limit_bytes`; a pipe that nobody reads loses output."""
 
     def __init__(self, fd: int = 1, limit_bytes: int = FILE_BYTES_MAX) -> None:
         self._fd = fd
         self._limit_bytes = limit_bytes
         self._is_file = False
         self._bytes = 0
+        self._waiting: list[bytes] = []
         self._poll = select.poll()
         try:
             status = os.fstat(fd)
@@ -31,9 +32,15 @@ class ConsoleLog:
         self._bytes = status.st_size
         self._poll.register(fd, select.POLLOUT)
 
-    def write(self, data: bytes) -> None:
-        if self._fd < 0:
+    def put(self, data: bytes) -> None:
+        if self._fd >= 0:
+            self._waiting.append(data)
+
+    def flush(self) -> None:
+        if not self._waiting:
             return
+        data = b"".join(self._waiting)
+        self._waiting.clear()
         try:
             if self._is_file:
                 self._write_file(data)

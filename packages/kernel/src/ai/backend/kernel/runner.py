@@ -177,6 +177,8 @@ class Runner:
             for fd in ready:
                 stream = self._streams.get(fd)
                 if stream:
+                    if stream.token == 0:
+                        self._read_shelf()  # nothing is put there before the pipes are empty: it is older
                     self._read_stream(stream)
             if self._step_input and self._step_input.fd in ready:
                 is_password = self._step_input.ready()
@@ -191,6 +193,7 @@ class Runner:
                 self._do(self._machine.handle(m.Terminated()))
         self._flush_text()
         self._link.write(now_s)
+        self._log.flush()  # last: nobody waits for it
 
     def _watch(self) -> None:
         """Tells poll what matters now."""
@@ -339,7 +342,7 @@ class Runner:
         handle = self._machine.handle
         if kind in (b"O", b"E"):
             name = "stdout" if kind == b"O" else "stderr"
-            self._log.write(payload)
+            self._log.put(payload)
             text = self._texts[name].decode(payload)
             if text:
                 self._do(handle(m.WorkerText(name, text)))
@@ -364,8 +367,6 @@ class Runner:
 
     def _read_stream(self, stream: Stream) -> int:
         """Takes in one piece; returns its size, 0 when there is nothing now. Forgets the pipe at its end."""
-        if stream.token == 0:
-            self._read_shelf()  # the worker puts nothing there before its pipes are empty: this is older
         try:
             data = os.read(stream.fd, READ_BYTES)
         except BlockingIOError:
@@ -374,7 +375,7 @@ class Runner:
             self._streams.pop(stream.fd, None)
             os.close(stream.fd)
             return 0
-        self._log.write(data)
+        self._log.put(data)
         text = stream.decode(data)
         if text and stream.token == 0:
             self._do(self._machine.handle(m.WorkerText(stream.name, text)))

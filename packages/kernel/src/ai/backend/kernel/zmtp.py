@@ -10,6 +10,7 @@ RFC 23/ZMTP for the format.
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ MESSAGE_BYTES_MAX = 72 << 20
 """A rich result is one message of up to 16 M characters; a larger message costs the connection."""
 _SIGNATURE = b"\xff" + bytes(8) + b"\x7f"
 _GREETING_BYTES = 64
+_TOGETHER_BYTES = 65536
 _MORE, _LONG, _COMMAND = 1, 2, 4
 
 
@@ -91,12 +93,24 @@ class Outgoing:
         while self._urgent:
             self._urgent = self._urgent[send(self._urgent) :]
         while is_open and self._queue:
-            head = self._queue[0]
-            self._written += send(memoryview(head)[self._written :] if self._written else head)
-            if self._written == len(head):
-                self._queue.popleft()
-                self.bytes -= len(head)
-                self._written = 0
+            self._written += send(self._next())
+            while self._queue and self._written >= len(self._queue[0]):
+                size = len(self._queue.popleft())
+                self.bytes -= size
+                self._written -= size
+
+    def _next(self) -> bytes | memoryview:
+        """What is to be written: small messages together, so that the peer wakes up once for them."""
+        head = self._queue[0]
+        if self._written:
+            return memoryview(head)[self._written :]
+        size, many = 0, 0
+        for message in self._queue:
+            size += len(message)
+            if size > _TOGETHER_BYTES:
+                break
+            many += 1
+        return b"".join(islice(self._queue, many)) if many > 1 else head
 
 
 class Connection:

@@ -30,6 +30,8 @@ log = get_logger(__name__)
 
 AnySocket = WebSocket[Any, Any, Any]
 DRAIN_STEPS_MAX = 25
+WATCH_AFTER_S = 0.02
+"""A run that lasts so long is interrupted when its client goes away."""
 NORMAL, UNSUPPORTED, VIOLATION, FAILED = 1000, 1003, 1008, 1011
 _ended = frozenset({"finished", "exec-timeout"})
 _encoder = msgspec.json.Encoder()
@@ -40,7 +42,8 @@ class _Gone(Exception):
 
 
 class Conversation:
-    """One socket. A reader takes frames in and notices the end; the talker answers them in order."""
+    """One socket. The talker reads a frame and answers it, one after the other; while a run lasts, a reader takes frames in and notices the
+    end. A short run goes without: that saves a change of tasks each way."""
 
     def __init__(
         self, socket: AnySocket, sessions: Sessions, principal: Principal, ref: str, *, keep: bool
@@ -51,32 +54,45 @@ class Conversation:
         self._ref = ref
         self._keep = keep
         self._frames: asyncio.Queue[str | bytes | None] = asyncio.Queue()
+        """What the reader took in; None is the end."""
+        self._reader: asyncio.Task[None] | None = None
         self._gone = False
         self._run_id = ""
 
     async def hold(self) -> None:
         """Until either side ends it."""
-        reader = asyncio.create_task(self._read(), name="execute-reader")
         try:
             await self._talk()
         finally:
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
+            await self._stop_reader()
+
+    def _start_reader(self) -> None:
+        self._reader = asyncio.create_task(self._read(), name="execute-reader")
+
+    async def _stop_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+            self._reader = None
 
     async def _read(self) -> None:
-        while True:
-            message: Any = await self._socket.receive()
-            if message["type"] == "websocket.disconnect":
-                break
+        while (frame := await self._receive()) is not None:
             if self._frames.qsize() >= FRAMES_WAITING_MAX:
                 await self._close(VIOLATION)
                 break
-            text = message.get("text")
-            self._frames.put_nowait(text if text is not None else message["bytes"])
+            self._frames.put_nowait(frame)
         self._gone = True
         self._frames.put_nowait(None)
         if self._run_id:
             await self._interrupt()
+
+    async def _receive(self) -> str | bytes | None:
+        """None: the client went away."""
+        message: Any = await self._socket.receive()
+        if message["type"] == "websocket.disconnect":
+            return None
+        text: str | None = message.get("text")
+        return text if text is not None else message["bytes"]
 
     async def _interrupt(self) -> None:
         try:
@@ -98,7 +114,14 @@ class Conversation:
                 return
 
     async def _next_frame(self) -> str | bytes:
-        frame = await self._frames.get()
+        if self._reader is not None or not self._frames.empty():
+            frame = await self._frames.get()
+        else:
+            frame = await self._receive()
+            if frame is None:
+                self._gone = True
+                if self._run_id:
+                    await self._interrupt()
         if frame is None:
             raise _Gone
         return frame
@@ -123,6 +146,7 @@ class Conversation:
         self._run_id = secrets.token_hex(8)
         mode, code = request.mode, request.code or ""
         options = request.options
+        watch = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._start_reader)
         try:
             while True:
                 step = await self._step(mode, code, options)
@@ -136,6 +160,10 @@ class Conversation:
         except BackendError:
             self._run_id = ""
             raise
+        finally:
+            watch.cancel()
+            if not self._gone:
+                await self._stop_reader()
         self._run_id = ""
 
     async def _step(self, mode: str, code: str, options: dict[str, Any]) -> rpc.ExecuteReply:
