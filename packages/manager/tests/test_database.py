@@ -13,7 +13,8 @@ from ai.backend.common.errors import ConfigError
 from ai.backend.manager.db.database import DatabaseBusy, DatabaseFull, DatabaseUnavailable
 from ai.backend.manager.db.opening import open_database
 from ai.backend.manager.db.postgres import PostgresDatabase
-from ai.backend.manager.db.sqlite import SqliteDatabase, constraint_of
+from ai.backend.manager.db.sqlite import SqliteDatabase, constraint_of, driver_of
+from ai.backend.manager.db.statement import Query
 from ai.backend.testkit.database_contract import DatabaseContract
 from ai.backend.testkit.postgres import PrivatePostgres
 
@@ -57,6 +58,43 @@ async def test_sqlite_reads_a_snapshot_and_waits_for_no_writer(tmp_path: Path) -
     await database.run(insert)
     assert await database.read(count) == 2
     other.close()
+    await database.close()
+
+
+async def test_sqlite_is_not_asked_again_while_nothing_changes(tmp_path: Path) -> None:
+    database = SqliteDatabase(tmp_path / "t.db")
+    await database.open()
+    await database.run(create)
+    await database.run(insert)
+    table = sa.table("t", sa.column("a"))
+    query = Query(sa.select(table.c.a).where(table.c.a >= sa.bindparam("least", 0)))
+    asked: list[str] = []
+
+    def op(conn: sa.Connection) -> tuple[int, int]:
+        driver_of(conn).set_trace_callback(asked.append)
+        return len(query(conn, least=1)), len(query(conn, least=2))
+
+    async def answers() -> tuple[tuple[int, int], int]:
+        asked.clear()
+        found = await database.read(op)
+        return found, sum("FROM t" in text for text in asked)
+
+    assert await answers() == ((1, 0), 2)
+    assert await answers() == ((1, 0), 0)
+    await database.run(insert)
+    assert await answers() == ((2, 0), 2), "our own writer changed it"
+    other = sqlite3.connect(tmp_path / "t.db", isolation_level=None)
+    other.execute("INSERT INTO t VALUES (3)")
+    other.close()
+    assert await answers() == ((3, 1), 2), "another program did"
+    assert await answers() == ((3, 1), 0)
+
+    def changing(conn: sa.Connection) -> list[int]:
+        before = len(query(conn, least=1))
+        conn.exec_driver_sql("DELETE FROM t")
+        return [before, len(query(conn, least=1))]
+
+    assert await database.run(changing) == [3, 0], "whoever writes sees their own changes"
     await database.close()
 
 

@@ -1,12 +1,14 @@
 """The session calls: decode, call the service, encode. No decision is made here."""
 
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 from litestar import Response, delete, get, patch, post
 from litestar.params import FromPath
 from litestar.types import ControllerRouterHandler
+from msgspec import structs
 
 from ai.backend.common.errors import InvalidInput
 from ai.backend.common.quantity import ResourceSlots
@@ -25,6 +27,8 @@ from ..limits import LIST_ITEMS_MAX
 from ..openapi import Operation
 
 SESSION = (403, 404)
+KEPT_MAX = 4096
+T = TypeVar("T")
 
 
 def _opt(**fields: Any) -> dict[str, Any]:
@@ -123,18 +127,23 @@ def item_of(session: Session) -> wire.SessionItem:
     )
 
 
-ENCODED_MAX = 4096
-_encoded: dict[int, tuple[Session, msgspec.Raw]] = {}
+class _Kept(Generic[T]):
+    """What `make` made of sessions. Unchanged sessions are the same object at the next look, and most are unchanged."""
+
+    def __init__(self, make: Callable[[Session], T]) -> None:
+        self._make = make
+        self._known: dict[int, tuple[Session, T]] = {}
+
+    def __call__(self, session: Session) -> T:
+        known = self._known.get(id(session))
+        if known is None or known[0] is not session:
+            if len(self._known) >= KEPT_MAX:
+                del self._known[next(iter(self._known))]
+            known = self._known[id(session)] = (session, self._make(session))
+        return known[1]
 
 
-def _encoded_item(session: Session) -> msgspec.Raw:
-    """`item_of`, as JSON. Unchanged sessions are the same object at the next look, and most are unchanged."""
-    known = _encoded.get(id(session))
-    if known is None or known[0] is not session:
-        if len(_encoded) >= ENCODED_MAX:
-            del _encoded[next(iter(_encoded))]
-        known = _encoded[id(session)] = (session, msgspec.Raw(msgspec.json.encode(item_of(session))))
-    return known[1]
+_encoded_item = _Kept(lambda session: msgspec.Raw(msgspec.json.encode(item_of(session))))
 
 
 def last_stat(stats: dict[str, int]) -> dict[str, Any] | None:
@@ -151,6 +160,11 @@ def last_stat(stats: dict[str, int]) -> dict[str, Any] | None:
 
 
 def info_of(session: Session, now: datetime) -> wire.SessionInfo:
+    age = (session.terminated_at or now) - session.created_at
+    return structs.replace(_lasting_info(session), age=int(age.total_seconds() * 1000))
+
+
+def _info_but_age(session: Session) -> wire.SessionInfo:
     main = session.main
     first, _, rest = main.image_name.partition("/")
     occupied = session.requested_slots if session.status.occupying else ResourceSlots()
@@ -175,7 +189,7 @@ def info_of(session: Session, now: datetime) -> wire.SessionInfo:
         status=session.status.value,
         status_info=session.reason,
         status_data=session.reason_detail or None,
-        age=int(((session.terminated_at or now) - session.created_at).total_seconds() * 1000),
+        age=0,
         creation_time=session.created_at.isoformat(),
         termination_time=_iso(session.terminated_at),
         num_queries_executed=session.num_queries,
@@ -185,6 +199,9 @@ def info_of(session: Session, now: datetime) -> wire.SessionInfo:
         message=_detail(session, "message"),
         hint=_detail(session, "hint"),
     )
+
+
+_lasting_info = _Kept(_info_but_age)
 
 
 def statuses_of(text: str | None) -> frozenset[SessionStatus] | None:

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from .column import JSON_CODEC
 from .database import DatabaseBusy, DatabaseFull, DatabaseUnavailable, Operation, UniqueViolation
 from .schema import metadata
+from .statement import UNCHANGED
 
 T = TypeVar("T")
 
@@ -71,6 +72,20 @@ def write(connection: sa.Connection, op: Operation[T]) -> T:
 def read(connection: sa.Connection, op: Operation[T]) -> T:
     """The connection should have `PRAGMA query_only` on."""
     return _perform(connection, op, "BEGIN")
+
+
+def read_others(connection: sa.Connection, op: Operation[T]) -> T:
+    """`read` by a connection that never writes, so that what it sees changes with its number for what others have committed, and answers
+    may be kept as long as that stays."""
+
+    def reading(connection: sa.Connection) -> T:
+        # The first statement fixes what the transaction sees. The number is this connection's own, hence its identity.
+        driver = driver_of(connection)
+        (version,) = driver.execute("PRAGMA data_version").fetchone()
+        connection.connection.info[UNCHANGED] = (id(driver), version)
+        return op(connection)
+
+    return _perform(connection, reading, "BEGIN")
 
 
 def alter(connection: sa.Connection, op: Operation[T]) -> T:
@@ -181,7 +196,7 @@ class SqliteDatabase:
 
     async def read(self, op: Operation[T]) -> T:
         assert self._reader is not None, "the database is not open"
-        return read(self._reader, op)
+        return read_others(self._reader, op)
 
     async def alter(self, op: Operation[T]) -> T:
         return await self._in_thread(alter, op)

@@ -203,7 +203,8 @@ class SessionService:
     async def get(self, principal: Principal, ref: str, *, live_only: bool = True) -> Session:
         """Raises SessionNotFound (also when the principal may not see it) or AmbiguousSession."""
         session = await self._find(principal, ref, Action.SESSION_READ, live_only=live_only)
-        return replace(session, num_queries=session.num_queries + self._queries[session.id])
+        uncounted = self._queries[session.id]
+        return replace(session, num_queries=session.num_queries + uncounted) if uncounted else session
 
     async def _find(self, principal: Principal, ref: str, action: Action, *, live_only: bool) -> Session:
         session_id = parse_uuid(ref)
