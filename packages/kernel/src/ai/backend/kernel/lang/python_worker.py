@@ -107,7 +107,7 @@ class Outbox:
         self._main = _thread.get_ident()
         self._records: list[tuple[bytes, bytes]] = []
         self._bytes = 0
-        self._sending = False
+        self.sending = False
         self._lock = _thread.allocate_lock()
         self._dirty = _thread.allocate_lock()  # held while there is nothing for the flusher to do
         self._dirty.acquire()
@@ -120,10 +120,6 @@ class Outbox:
             self._ioctl: Any = fcntl.ioctl
         except ImportError:
             self._ioctl = None
-
-    @property
-    def shielded(self) -> bool:
-        return self._sending
 
     def write(self, kind: bytes, data: bytes) -> None:
         """Adds text output: on the shelf, or sent soon, and whole lines at once when nothing was sent lately."""
@@ -172,9 +168,9 @@ class Outbox:
         self.clear_shelf()
         main = _thread.get_ident() == self._main
         if main:
-            if self._sending:
+            if self.sending:
                 return  # called by a signal handler amid our own flush, which goes on until nothing is left
-            self._sending = True
+            self.sending = True
         try:
             with self._lock:
                 while self._records:
@@ -186,7 +182,7 @@ class Outbox:
                 self._last_sent_s = time.monotonic()
         finally:
             if main:
-                self._sending = False
+                self.sending = False
                 if self.interrupted:
                     self.interrupted = False
                     raise KeyboardInterrupt
@@ -204,13 +200,10 @@ class Outbox:
             return
         for _ in range(200):
             try:
-                waiting = [
-                    int.from_bytes(self._ioctl(fd, _FIONREAD, bytes(4)), sys.byteorder) for fd in (1, 2)
-                ]
+                if not any(any(self._ioctl(fd, _FIONREAD, bytes(4))) for fd in (1, 2)):
+                    return
             except OSError:
                 return  # user code closed or replaced the descriptor
-            if not any(waiting):
-                return
             time.sleep(0.0005)
 
     def _send(self, batch: list[tuple[bytes, bytes]]) -> None:
@@ -366,16 +359,8 @@ class Worker:
     def _install(self) -> None:
         sys.modules["__main__"] = self._main_module
         sys.argv = [""]
-        streams: list[Any] = []
-        for kind, fd, name in ((b"O", 1, "<stdout>"), (b"E", 2, "<stderr>")):
-            sink = Sink(self.outbox, kind, fd, name)
-            stream = io.TextIOWrapper(
-                sink, encoding="utf-8", errors="backslashreplace", newline="\n", write_through=True
-            )
-            setattr(stream, "mode", "w")  # noqa: B010 -- typeshed says read-only
-            streams.append(stream)
-        sys.stdout = sys.__stdout__ = streams[0]  # type: ignore[misc]
-        sys.stderr = sys.__stderr__ = self._stderr = streams[1]  # type: ignore[misc]
+        sys.stdout = sys.__stdout__ = self._stream(b"O", 1, "<stdout>")  # type: ignore[misc]
+        sys.stderr = sys.__stderr__ = self._stderr = self._stream(b"E", 2, "<stderr>")  # type: ignore[misc]
         sys.stdin = sys.__stdin__ = Stdin(self)  # type: ignore[misc, assignment]
         sys.displayhook = self._display_result
         builtins.display = self._display  # type: ignore[attr-defined]
@@ -391,7 +376,7 @@ class Worker:
         os.register_at_fork(before=self.outbox.flush, after_in_child=self._detach_child)
         hooks: dict[str, Callable[[Any], None]] = {
             "getpass": self._hook_getpass,
-            "linecache": self._hook_linecache,
+            "linecache": lambda module: module.cache.update(self._sources),
             "subprocess": self._hook_subprocess,
             "matplotlib.pyplot": self._hook_pyplot,
         }
@@ -400,6 +385,12 @@ class Worker:
                 hooks.pop(name)(sys.modules[name])
         sys.meta_path.insert(0, Hooks(hooks))
 
+    def _stream(self, kind: bytes, fd: int, name: str) -> Any:
+        form: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
+        stream: Any = io.TextIOWrapper(Sink(self.outbox, kind, fd, name), write_through=True, **form)
+        stream.mode = "w"
+        return stream
+
     def _hook_getpass(self, module: Any) -> None:
         def getpass(prompt: str = "Password: ", stream: Any = None, **options: Any) -> str:
             (stream or sys.stdout).write(prompt)
@@ -407,9 +398,6 @@ class Worker:
 
         getpass.__doc__ = module.getpass.__doc__
         module.getpass = getpass
-
-    def _hook_linecache(self, module: Any) -> None:
-        module.cache.update(self._sources)
 
     def _hook_subprocess(self, module: Any) -> None:
         init = module.Popen.__init__
@@ -434,9 +422,8 @@ class Worker:
         for fd in (CONTROL_FD, ASIDE_FD, SHELF_FD):
             os.close(fd)
         for fd, name in ((1, "stdout"), (2, "stderr")):
-            stream = open(  # noqa: SIM115 -- it lives as long as the child
-                fd, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False
-            )
+            form: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace", "closefd": False}
+            stream = open(fd, "w", buffering=1, **form)  # noqa: SIM115 -- it lives as long as the child
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
         self._stderr = sys.stderr
@@ -481,7 +468,7 @@ class Worker:
         if not self._running:
             return
         self._interrupted = 0
-        if self.outbox.shielded:
+        if self.outbox.sending:
             self.outbox.interrupted = True
             return
         raise KeyboardInterrupt
