@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ai.backend.common.quantity import ResourceSlots, SlotName
@@ -173,6 +173,7 @@ def spoiled(fleet: Fleet, row: int, free: dict[str, int], devices: list[int], mi
 
 
 @settings(max_examples=150, deadline=None)
+@example([(0, [300], "A")], [(0, 100, ()), (1, 100, ())])  # one asks for a slot that no agent has
 @given(agents_st, demands_st)
 def test_fragmentation_is_measured_as_defined(nodes: Any, asked: Any) -> None:
     fleet = built(nodes)

@@ -1,7 +1,8 @@
 """Why a demand is refused: the rule that refused the agent which came furthest, with asked and available amounts; how many agents each
 rule refused; and what would let it start (`unblock`)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from ai.backend.common.quantity import Shortfall, format_amount
 
 from .demand import WHOLE, Demand
 from .fleet import Fleet, Rows
-from .model import AgentView, Need, Refusal, Rule, Workload
+from .model import AgentView, Need, Refusal, Remedy, Rule, Workload
 from .unblock import LASTING, agent_needed, needs_of
 
 
@@ -137,6 +138,34 @@ def _short(fleet: Fleet, demand: Demand, rows: Rows, refused: dict[Rule, int]) -
     large = not unknown and not small.all()
     what = "Not enough is free" if large else "No agent is large enough"
     return Finding(Rule.SLOTS, f"{what}; the nearest is {where} ({told}).", tuple(found), unblock)
+
+
+def held_for_another(finding: Finding, agent: AgentView) -> Finding:
+    """There would be room if it were not held."""
+    need = Need(
+        remedy=Remedy.TURN,
+        text=f"the session that agent {agent.id} is held for has started, or enough gets free besides",
+        agent_id=agent.id,
+    )
+    message = f"What is free on agent {agent.id} is held for a session that has waited longer."
+    return finding._replace(rule=Rule.HELD, message=message, unblock=(need,))
+
+
+def making_room(finding: Finding, agents: Sequence[str], victims: int) -> Finding:
+    """`victims`: how many are told to go now; those that were told before are not counted."""
+    where = " and ".join(f"agent {name}" for name in agents)
+    who = f"{victims} session(s)" if victims else "Sessions"
+    need = Need(remedy=Remedy.FREE, text=f"the sessions that make room for it on {where} have ended")
+    message = f"{who} of a lower job priority on {where} are ending to make room for it."
+    return finding._replace(rule=Rule.PREEMPTING, message=message, unblock=(need,))
+
+
+def reserved(finding: Finding, agents: Sequence[str], at: datetime | None) -> Finding:
+    where = " and ".join(f"agent {name}" for name in agents)
+    when = (
+        f"from {at:%Y-%m-%d %H:%M:%S} UTC at the latest" if at else "as soon as enough of what runs has ended"
+    )
+    return finding._replace(message=f"{finding.message} Its place is reserved on {where}, {when}.")
 
 
 def refusal_of(workload: Workload, finding: Finding, position: int) -> Refusal:

@@ -6,6 +6,7 @@ look at again. Usage is summed from the snapshot's rows: nothing else keeps sums
 The devices that are looked at one by one are of the family and model of an agent's first one.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -68,14 +69,25 @@ class Fleet:
         self.scale = np.maximum(self.capacity.max(axis=0, initial=1), 1).astype(float)
         self._amounts: dict[Demand, Ints] = {}
 
+    def copy(self) -> "Fleet":
+        """As it is now, to be changed apart."""
+        other = copy.copy(self)
+        other.free, other.devices, other.changes = self.free.copy(), self.devices.copy(), []
+        return other
+
+    def row_of(self, slots: ResourceSlots) -> Ints:
+        """Amounts by `columns`; slots that no agent has are left out."""
+        found = np.zeros(len(self.columns), np.int64)
+        for name, amount in slots.items():
+            if name in self.columns:
+                found[self.columns[name]] = amount
+        return found
+
     def amounts(self, demand: Demand) -> Ints:
         """A row of `columns`; slots that no agent has are left out: see `lacking`."""
         found = self._amounts.get(demand)
         if found is None:
-            found = self._amounts[demand] = np.zeros(len(self.columns), np.int64)
-            for name, amount in demand.slots.items():
-                if name in self.columns:
-                    found[self.columns[name]] = amount
+            found = self._amounts[demand] = self.row_of(demand.slots)
         return found
 
     def lacking(self, slots: ResourceSlots) -> bool:

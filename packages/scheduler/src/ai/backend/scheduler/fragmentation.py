@@ -39,6 +39,8 @@ class Fragmentation:
             len(usual), len(fleet.columns)
         )
         self._asked = np.nonzero(self._slots.any(axis=0))[0]
+        self._never = np.array([fleet.lacking(demand.slots) for demand, _ in usual], bool)
+        """Those that ask for what no agent has heard of."""
         kinds = sorted({_kind(demand) for demand, _ in usual})
         of_kind = [kinds.index(_kind(demand)) for demand, _ in usual]
         self._first_of_kind = np.searchsorted(of_kind, np.arange(len(kinds)))
@@ -93,7 +95,7 @@ class Fragmentation:
         devices = np.concatenate([state.devices for state in states])
         rows = np.concatenate([state.rows for state in states])
         left = devices.sum(axis=1)
-        fits = np.ones((len(rows), len(self._slots)), bool)
+        fits = np.repeat(~self._never[None, :], len(rows), axis=0)
         for number, column in enumerate(self._asked):
             fits &= free[:, number, None] >= self._slots[:, column]
         enough = devices[:, :, None] >= self._levels

@@ -75,6 +75,8 @@ class Workload:
     """Whom it may preempt: those of a lower one. Another axis than `priority`, which is the place in the queue."""
     run_time_s: int | None = None
     """How long it runs at most, as declared, or as it will probably run, as learned; None: nothing is known."""
+    preempting: bool = False
+    """Others were told to make room for it: what gets free is its own, whoever stands before it."""
     avoid: frozenset[str] = frozenset()
     """Agents on which it just failed to start: they come last."""
     spread: str = ""
@@ -104,6 +106,8 @@ class Running:
     started_at: datetime
     ends_at: datetime | None = None
     """When it will be over at the latest, or probably; None: nothing is known."""
+    ending: bool = False
+    """It has been told to end, and will in a moment."""
     preemptible: bool = False
     job_priority: int = 0
     keypair: str = ""
@@ -145,6 +149,10 @@ class PreemptionOrder(enum.StrEnum):
 
     OLDEST = "oldest"
     NEWEST = "newest"
+    SMALLEST = "smallest-resources"
+    """Those that hold the least, by the largest fraction of any slot of the group."""
+    FEWEST = "fewest-sessions"
+    """Those that hold the most, so that as few as possible have to go."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,6 +258,8 @@ class Rule(enum.StrEnum):
     ARCHITECTURE = "other-architecture"
     IMAGE = "image-not-on-agent"
     MODEL = "other-device-model"
+    HELD = "held-for-another"
+    PREEMPTING = "waits-for-preempted"
     SLOTS = "not-enough-free-slots"
     DEVICES = "devices-in-pieces"
     NO_AGENT = "no-agent"
@@ -271,6 +281,8 @@ class Remedy(enum.StrEnum):
     """Sessions of whoever reached a limit have to end, or the limit has to be raised."""
     DEVICES = "devices"
     """Devices that are free in pieces have to get free whole, or one of them by a larger share."""
+    TURN = "turn"
+    """Another workload, which what is free is held for, has to start before."""
     TIME = "time"
     """Its time has to come."""
     SESSIONS = "sessions"
@@ -339,11 +351,12 @@ class Victim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
-    """A workload that waits has its place from `at`: nobody behind it may delay that."""
+    """A workload that waits has its place from `at`: nobody behind it may delay that. None: as soon as certain sessions have ended, of
+    which it is not known when; their number never grows."""
 
     workload_id: UUID
     placements: tuple[Placement, ...]
-    at: datetime
+    at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,7 +46,7 @@ class _Known:
 class Placer:
     def __init__(self, fleet: Fleet, strategy: Strategy) -> None:
         self.fleet = fleet
-        self._strategy = strategy
+        self.strategy = strategy
         self._known: dict[Demand, _Known] = {}
 
     def find(self, demand: Demand) -> Spot | None:
@@ -55,7 +55,7 @@ class Placer:
         if known is None:
             known = self._known[demand] = _Known(allowed(self.fleet, demand))
         changes = self.fleet.changes
-        if not self._strategy.lasting or known.seen < 0:
+        if not self.strategy.lasting or known.seen < 0:
             self._score(known, demand, np.nonzero(known.allowed)[0])
         elif known.seen < len(changes):
             rows = np.array(list(set(changes[known.seen :])), np.intp)
@@ -72,7 +72,7 @@ class Placer:
         known.scores[rows] = np.inf
         rows = rows[fitting(self.fleet, demand, rows)]
         if len(rows):
-            known.scores[rows], known.devices[rows] = self._strategy.score(self.fleet, demand, rows)
+            known.scores[rows], known.devices[rows] = self.strategy.score(self.fleet, demand, rows)
 
     def place(self, demand: Demand) -> Taken | None:
         """Finds and reserves."""
@@ -103,6 +103,15 @@ def _suits(fleet: Fleet, row: int, demand: Demand) -> bool:
         and demand.architecture <= {agent.architecture}
         and demand.images <= agent.images
     )
+
+
+def fits(fleet: Fleet, demand: Demand, free: Ints, devices: Ints) -> bool:
+    """Whether so much of one agent is enough."""
+    if any(free[fleet.columns[name]] < amount for name, amount in demand.slots.items()):
+        return False
+    if demand.devices:
+        return int((devices == WHOLE).sum()) >= demand.devices
+    return not demand.share or int(devices.max(initial=0)) >= demand.share
 
 
 def fitting(fleet: Fleet, demand: Demand, rows: Rows) -> Bools:
