@@ -62,7 +62,8 @@ async def test_info(client):
         requestedSlots occupiedShares environ resourceOpts status statusInfo statusData age creationTime terminationTime
         numQueriesExecuted lastStat idleChecks""".split()  # noqa: SIM905
     )
-    assert published | {"reason", "message", "hint", "id", "name"} == set(info)
+    ours = {"reason", "message", "hint", "id", "name", "priority", "job_priority", "is_preemptible"}
+    assert published | ours == set(info)
     assert (info["registry"], info["message"], info["hint"]) == ("cr.example.com", "It runs.", "Use it.")
     assert info["requestedSlots"] == "{'cpu': '1', 'mem': '1073741824'}"
     assert info["lastStat"]["cpu_used"]["current"] == "1.500"

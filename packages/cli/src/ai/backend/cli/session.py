@@ -43,6 +43,16 @@ session.add_command(shutdown_service)
     "--assign-agent", "agents", default="", help="Run there: agents, with commas. For superadministrators."
 )
 @click.option("-o", "--owner", "owner_access_key", help="Make it for the owner of this access key.")
+@click.option(
+    "--priority", type=click.IntRange(0, 100), help="Its place in the queue: the highest first. [10]"
+)
+@click.option(
+    "--job-priority",
+    type=click.IntRange(-100, 100),
+    default=0,
+    help="Where its resource group preempts: it may take the place of lower ones.",
+)
+@click.option("--no-preempt", is_flag=True, help="Nobody may take its place.")
 @start_options
 @click.pass_obj
 def create(
@@ -55,6 +65,9 @@ def create(
     cluster_mode: Any,
     agents: str,
     owner_access_key: str | None,
+    priority: int | None,
+    job_priority: int,
+    no_preempt: bool,
     **options: Any,
 ) -> int:
     """Make a session, and wait until it runs."""
@@ -74,6 +87,9 @@ def create(
                 cluster_mode=cluster_mode,
                 agents=[one for one in agents.split(",") if one],
                 owner_access_key=owner_access_key,
+                priority=priority,
+                job_priority=job_priority,
+                preemptible=not no_preempt,
                 **wishes,
             )
 

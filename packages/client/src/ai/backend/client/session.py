@@ -306,12 +306,16 @@ class AsyncSessions:
         callback_url: str | None = None,
         agents: Sequence[str] = (),
         owner_access_key: str | None = None,
+        priority: int | None = None,
+        job_priority: int = 0,
+        preemptible: bool = True,
     ) -> AsyncSession:
         """Makes a session, or returns your live one of that name (`reuse`), and waits until it runs.
 
         `enqueue_only`: don't wait (status PENDING). `max_wait_s`: wait at most so long (then status TIMEOUT, and it stays in the
-        queue). `agents`: where to run, for superadministrators. Memory as "512m" or "1.5g". Raises ApiError: unknown image, quota,
-        impossible resources, failed start.
+        queue). `agents`: where to run, for superadministrators. `priority`: its place in the queue, the highest first.
+        `job_priority`: where its resource group preempts, it may take the place of `preemptible` sessions of a lower one. Memory as
+        "512m" or "1.5g". Raises ApiError: unknown image, quota, impossible resources, failed start.
         """
         config = self._requester.config
         body = {
@@ -334,6 +338,9 @@ class AsyncSessions:
             "dependencies": list(dependencies),
             "callback_url": callback_url,
             "owner_access_key": owner_access_key,
+            **({"priority": priority} if priority is not None else {}),
+            **({"job_priority": job_priority} if job_priority else {}),
+            **({} if preemptible else {"is_preemptible": False}),
             "config": {
                 "mounts": [*mounts, *config.mounts],
                 "environ": dict(environ or {}),

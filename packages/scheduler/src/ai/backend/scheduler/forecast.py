@@ -44,6 +44,8 @@ def forecast(
 ) -> dict[UUID, datetime]:
     """Estimated starts of those that `made`, the plan for this snapshot, refuses. `lasting`: how long workloads run at the most, where
     there is such a limit. It looks at no more than `steps_max` ends, and no further than the start of `until`."""
+    # What runs is told by `ends` from here on. So nothing is held for anybody: those who are refused now all come in their turn.
+    snapshot = replace(snapshot, running=())
     coming: dict[datetime, list[End]] = defaultdict(list)
     for end in ends:
         coming[end.at].append(end)

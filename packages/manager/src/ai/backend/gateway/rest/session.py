@@ -75,6 +75,9 @@ def draft_of(form: wire.CreateSession) -> SessionDraft:
         enqueue_only=form.enqueue_only,
         max_wait_s=form.max_wait_seconds,
         owner_access_key=form.owner_access_key or None,
+        priority=form.priority,
+        job_priority=form.job_priority,
+        preemptible=form.is_preemptible,
     )
 
 
@@ -198,6 +201,9 @@ def _info_but_age(session: Session) -> wire.SessionInfo:
         reason=session.reason,
         message=_detail(session, "message"),
         hint=_detail(session, "hint"),
+        priority=session.priority,
+        job_priority=session.job_priority,
+        is_preemptible=session.preemptible,
     )
 
 

@@ -245,6 +245,10 @@ sessions = sa.Table(
     sa.Column("access_key", sa.String(20), nullable=False),
     sa.Column("resource_group", sa.String(64), nullable=False),
     sa.Column("priority", sa.Integer, nullable=False, default=10),
+    sa.Column(
+        "job_priority", sa.Integer, nullable=False, default=0
+    ),  # whom it may preempt: those of a lower one
+    sa.Column("preemptible", sa.Boolean, nullable=False, default=True),
     sa.Column("tag", sa.String(64), nullable=True),
     sa.Column("requested_slots", JsonDocument, nullable=False),  # of all its kernels together
     sa.Column("resource_opts", JsonDocument, nullable=False, default=dict),

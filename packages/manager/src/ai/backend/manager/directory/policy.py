@@ -12,7 +12,7 @@ from typing import Any
 
 from ai.backend.common.errors import InvalidInput
 from ai.backend.common.quantity import parse_size, parse_slots
-from ai.backend.scheduler.model import Order, Selection
+from ai.backend.scheduler.model import Order, PreemptionMode, PreemptionOrder, Scope, Selection
 
 from ..access.model import Role
 from ..identity.policy import check_username
@@ -25,6 +25,7 @@ USER_STATUSES = ("active", "inactive", "deleted", "before-verification")
 RATE_LIMIT_MAX = 10_000_000
 SELECTIONS = (Selection.CONCENTRATED, Selection.DISPERSED, Selection.ROUND_ROBIN, "legacy")
 """By fragmentation only when agents tell their devices: without them it would be no more than a name."""
+PREEMPTION_SCOPES = (Scope.USER, Scope.PROJECT, Scope.DOMAIN, "resource-group")
 COUNT_MAX = 2**31 - 1
 DOCUMENT_CHARACTERS_MAX = 65_536
 
@@ -91,7 +92,26 @@ def _scheduler_opts(field: str, value: Any) -> dict[str, Any]:
     wanted = found.get("agent_selection_strategy")
     if wanted is not None:
         _one_of(*SELECTIONS)(f"{field}.agent_selection_strategy", wanted)
+    if found.get("reserve_after") is not None:
+        _count(0, 30 * 86400)(f"{field}.reserve_after", found["reserve_after"])
+    if found.get("preemption") is not None:
+        _preemption(f"{field}.preemption", found["preemption"])
     return found
+
+
+def _preemption(field: str, value: Any) -> None:
+    found = _object(field, value)
+    rules: dict[str, Callable[[str, Any], Any]] = {
+        "enabled": _flag,
+        "mode": _one_of(PreemptionMode.TERMINATE),
+        "order": _one_of(*PreemptionOrder),
+        "scope": _one_of(*PREEMPTION_SCOPES),
+        "min_runtime": _count(0, 366 * 86400),
+    }
+    for key, one in found.items():
+        if key not in rules:
+            raise _bad(f"{field}.{key[:40]}", f"not known here; known are {', '.join(rules)}")
+        rules[key](f"{field}.{key}", one)
 
 
 def _slots(field: str, value: Any) -> dict[str, int]:

@@ -6,6 +6,7 @@ counted, and the next run decides anew.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -13,7 +14,7 @@ import sqlalchemy as sa
 from ai.backend.common.clock import Clock
 from ai.backend.common.ids import AgentId, KernelId, SessionId
 from ai.backend.common.log import get_logger
-from ai.backend.scheduler.cycle import plan
+from ai.backend.scheduler.cycle import looks_at_running, plan
 from ai.backend.scheduler.limit import Limits, texts
 from ai.backend.scheduler.model import (
     AgentView,
@@ -22,9 +23,12 @@ from ai.backend.scheduler.model import (
     Limit,
     Plan,
     Refusal,
+    Rule,
+    Running,
     Share,
     Snapshot,
     Start,
+    Victim,
     Workload,
 )
 from ai.backend.scheduler.unblock import sentence
@@ -45,6 +49,7 @@ from ..session.transition import (
     change,
     changed,
     end_kernels,
+    stop_kernels,
     waiting_announcement,
 )
 from . import store
@@ -53,6 +58,7 @@ from .policy import HELD, Doom, Hold, verdict
 
 log = get_logger(__name__)
 
+PREEMPTED = "preempted"
 CLOCK_STEP_S = 0.002
 """Timers may go off a moment early."""
 
@@ -69,9 +75,14 @@ def snapshot_of(
     groups: tuple[Group, ...] = (),
     shares: tuple[Share, ...] = (),
     limits: tuple[Limit, ...] = (),
+    *,
+    now: datetime,
+    running: tuple[Running, ...] = (),
 ) -> Snapshot:
     """Rows as the scheduler sees them."""
     return Snapshot(
+        now=now,
+        running=running,
         groups=groups,
         shares=shares,
         limits=limits,
@@ -111,6 +122,9 @@ def snapshot_of(
                 user=str(session.user_id),
                 project=str(session.project_id),
                 domain=session.domain_name,
+                job_priority=session.job_priority,
+                run_time_s=session.batch_timeout_s,
+                preempting=session.reason == Rule.PREEMPTING.value,
             )
             for session in pending
         ),
@@ -222,13 +236,17 @@ class Scheduling:
         groups = tuple(
             replace(group, last_agent_id=self._last_agent.get(group.name, "")) for group in rows.groups
         )
-        snapshot = snapshot_of(rows.agents, pending, groups, rows.shares, rows.limits)
+        snapshot = snapshot_of(rows.agents, pending, groups, rows.shares, rows.limits, now=self._clock.now())
         made = plan(snapshot)
+        if looks_at_running(made, snapshot):
+            # Few cycles get here, and what runs may be much: it is read for them alone.
+            snapshot = replace(snapshot, running=await self._database.read(store.running))
+            made = plan(snapshot)
         waiting = {session.id: session for session in pending}
         for start in made.starts:
             group = waiting[SessionId(start.workload_id)].resource_group
             self._last_agent[group] = start.placements[-1].agent_id
-        if not made.starts and all(
+        if not (made.starts or made.victims) and all(
             _is_told(refusal, waiting[SessionId(refusal.workload_id)]) for refusal in made.refusals
         ):
             return
@@ -254,6 +272,7 @@ class Scheduling:
         ]
         fresh = _allowed(fresh, snapshot, limit_store.limits(conn)) if fresh else []
         self._start(conn, fresh, waiting)
+        self._preempt(conn, made.victims)
         agent_store.claim(
             conn, {one.agent_id: seen[one.agent_id] for start in fresh for one in start.placements}
         )
@@ -288,6 +307,28 @@ class Scheduling:
             ],
         )
         event_store.append_all(conn, news)
+
+    def _preempt(self, conn: sa.Connection, victims: tuple[Victim, ...]) -> None:
+        """Tells them to end, as far as they are as the snapshot saw them. If one is not, the plan for whom it makes room is made again."""
+        now = self._clock.now()
+        seen = {SessionId(victim.session_id): victim for victim in victims}
+        for session in session_store.by_ids(conn, sorted(seen)) if seen else ():
+            if session.version != seen[session.id].version:
+                continue
+            moved = advance(
+                conn,
+                session,
+                Event.STOP_REQUESTED,
+                now=now,
+                config=self._config,
+                reason=PREEMPTED,
+                detail={
+                    "message": "A session of a higher job priority took its place.",
+                    "hint": "Start it again: it waits for its turn. '--no-preempt' keeps a session from this.",
+                },
+            )
+            if moved is not None:
+                stop_kernels(conn, moved, reason=PREEMPTED, forced=False, now=now)
 
     def _explain(self, conn: sa.Connection, refusal: Refusal, session: Session) -> None:
         """Keeps with the session why it waits, and tells the world when that is another rule than before. Losing a race here is fine:

@@ -12,7 +12,7 @@ from ai.backend.common.clock import Clock
 from ai.backend.common.ids import SessionId
 from ai.backend.scheduler.cycle import plan
 from ai.backend.scheduler.forecast import End, forecast
-from ai.backend.scheduler.model import Need, Plan, Remedy, Snapshot
+from ai.backend.scheduler.model import Need, Plan, Remedy, Running, Snapshot
 from ai.backend.scheduler.unblock import sentence
 
 from ..access.model import Principal
@@ -51,11 +51,13 @@ class SchedulingService:
 
         def op(
             conn: sa.Connection,
-        ) -> tuple[list[Session], dict[SessionId, list[Dependency]], Rows | None, list[End]]:
-            return *load(conn, group), store.known_ends(conn)
+        ) -> tuple[
+            list[Session], dict[SessionId, list[Dependency]], Rows | None, list[End], tuple[Running, ...]
+        ]:
+            return *load(conn, group), store.known_ends(conn), store.running(conn)
 
         async with self._explaining:
-            pending, needs, rows, ends = await self._database.read(op)
+            pending, needs, rows, ends, running = await self._database.read(op)
             found = next((one for one in pending if one.id == session.id), None)
             if found is None or rows is None:  # it has gone on meanwhile
                 return settled(await self._sessions.get(principal, str(session.id), live_only=False))
@@ -64,11 +66,21 @@ class SchedulingService:
             if (
                 said := verdict(found, needs.get(found.id, ()), now) if found.reason in HELD else None
             ) is None:
-                snapshot = snapshot_of(rows.agents, in_queue, rows.groups, rows.shares, rows.limits)
+                snapshot = snapshot_of(
+                    rows.agents, in_queue, rows.groups, rows.shares, rows.limits, now=now, running=running
+                )
                 return await asyncio.to_thread(queued, found, snapshot, ends, now, _lasting(in_queue))
             if not isinstance(said, Hold):
                 return Why(session=found, rule=said.reason, message=said.message)
-            snapshot = snapshot_of(rows.agents, [*in_queue, found], rows.groups, rows.shares, rows.limits)
+            snapshot = snapshot_of(
+                rows.agents,
+                [*in_queue, found],
+                rows.groups,
+                rows.shares,
+                rows.limits,
+                now=now,
+                running=running,
+            )
             return await asyncio.to_thread(held, found, said, snapshot)
 
     async def dry_run(self, principal: Principal, draft: SimulationDraft) -> Simulated:
@@ -84,7 +96,15 @@ class SchedulingService:
                 groups=store.groups(conn),
                 images=image_store.all_images(conn),
                 aliases=image_store.aliases(conn),
-                live=snapshot_of(rows.agents, in_queue, rows.groups, rows.shares, rows.limits),
+                live=snapshot_of(
+                    rows.agents,
+                    in_queue,
+                    rows.groups,
+                    rows.shares,
+                    rows.limits,
+                    now=now,
+                    running=store.running(conn) if draft.agents is None else (),
+                ),
             )
             ends = store.known_ends(conn) if draft.agents is None else []
             return facts, ends, _lasting(in_queue)
@@ -132,7 +152,12 @@ def queued(
             message="There is room for it: it is about to start.",
             estimated_start=now,
         )
-    estimates = _estimates(snapshot, made, ends, now, lasting, until=session.id)
+    place = next((one for one in made.reservations if one.workload_id == session.id), None)
+    estimates = (
+        {session.id: place.at}
+        if place is not None and place.at is not None
+        else _estimates(snapshot, made, ends, now, lasting, until=session.id)
+    )
     return Why(
         session=session,
         rule=refusal.rule.value,

@@ -52,16 +52,20 @@ def snapshot_for(draft: SimulationDraft, facts: Facts, *, now: datetime) -> Snap
     if draft.agents is None:
         live = facts.live
         agents, ahead, shares, limits = live.agents, live.workloads, live.shares, live.limits
+        running = live.running
         ahead = tuple(one for one in ahead if one.resource_group == group)
     else:
         asked = frozenset(one.image for one in draft.workloads)
         agents, ahead, shares, limits = _given(draft.agents, group, asked), (), (), ()
+        running = ()
     return Snapshot(
         agents=tuple(replace(one, images=one.images | {ANY_IMAGE}) for one in agents),
         workloads=(*ahead, *_workloads(draft, facts, agents, now=now)),
         groups=tuple(known) or (Group(name=group),),
         shares=shares,
         limits=limits,
+        running=running,
+        now=now,
     )
 
 

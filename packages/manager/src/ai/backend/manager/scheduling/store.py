@@ -1,6 +1,7 @@
 """What the scheduler has to know beside agents and sessions: how resource groups schedule, and who holds what in them."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -8,7 +9,18 @@ import sqlalchemy as sa
 
 from ai.backend.common.quantity import ResourceSlots, sum_slots
 from ai.backend.scheduler.forecast import End
-from ai.backend.scheduler.model import Group, Order, Selection, Share
+from ai.backend.scheduler.model import (
+    Group,
+    Held,
+    Order,
+    Preemption,
+    PreemptionMode,
+    PreemptionOrder,
+    Running,
+    Scope,
+    Selection,
+    Share,
+)
 
 from ..db.schema import kernels, resource_groups, sessions
 from ..db.statement import Query, one_of
@@ -43,8 +55,30 @@ _KNOWN_ENDS = Query(
     )
     .order_by(sessions.c.deadline_at, kernels.c.id)
 )
+_RUNNING = Query(
+    sa.select(
+        sessions.c.id,
+        sessions.c.version,
+        sessions.c.status,
+        sessions.c.status_changed_at,
+        sessions.c.deadline_at,
+        sessions.c.resource_group,
+        sessions.c.access_key,
+        sessions.c.user_id,
+        sessions.c.project_id,
+        sessions.c.domain_name,
+        sessions.c.job_priority,
+        sessions.c.preemptible,
+        kernels.c.agent_id,
+        kernels.c.requested_slots,
+    )
+    .join(sessions, sessions.c.id == kernels.c.session_id)
+    .where(one_of(kernels.c.status, OCCUPYING), kernels.c.agent_id.is_not(None))
+    .order_by(sessions.c.id, kernels.c.id)
+)
 SELECTIONS = {**{str(one): one for one in Selection}, "legacy": Selection.DISPERSED}
 """By the option `agent_selection_strategy`; "legacy" is the published name of picking the emptiest."""
+RESERVE_AFTER_S = 60
 
 
 def groups(conn: sa.Connection) -> tuple[Group, ...]:
@@ -57,7 +91,52 @@ def group_of(name: str, scheduler: str, options: Mapping[str, Any]) -> Group:
         name=name,
         order=Order(scheduler) if scheduler in set(Order) else Order.DRF,
         selection=SELECTIONS.get(str(options.get("agent_selection_strategy")), Selection.DISPERSED),
+        preemption=_preemption(options.get("preemption") or {}),
+        reserve_after_s=int(options.get("reserve_after", RESERVE_AFTER_S)),
     )
+
+
+def _preemption(options: Mapping[str, Any]) -> Preemption | None:
+    if not options.get("enabled"):
+        return None
+    scope = options.get("scope", Scope.USER)
+    return Preemption(
+        mode=PreemptionMode(options.get("mode", PreemptionMode.TERMINATE)),
+        order=PreemptionOrder(options.get("order", PreemptionOrder.NEWEST)),
+        scope=None if scope == "resource-group" else Scope(scope),
+        min_run_time_s=int(options.get("min_runtime", 0)),
+    )
+
+
+def running(conn: sa.Connection) -> tuple[Running, ...]:
+    """What holds slots of agents, whose it is, and until when at the most if that is known."""
+    found: dict[UUID, Running] = {}
+    for row in _RUNNING(conn):
+        session_id, version, status, since, deadline, group, access_key, user, project, domain, *rest = row
+        job_priority, preemptible, agent_id, slots = rest
+        held = Held(agent_id=agent_id, slots=ResourceSlots(slots))
+        before = found.get(session_id)
+        if before is not None:
+            found[session_id] = replace(before, held=(*before.held, held))
+            continue
+        runs = status == SessionStatus.RUNNING.value
+        found[session_id] = Running(
+            id=session_id,
+            version=version,
+            resource_group=group,
+            held=(held,),
+            started_at=since,
+            ends_at=deadline if runs else None,  # else it is a limit of the status, not of the session
+            ending=status == SessionStatus.TERMINATING.value,
+            # One that is just starting or restarting has no time on its account yet: it is left alone.
+            preemptible=preemptible and runs,
+            job_priority=job_priority,
+            keypair=access_key,
+            user=str(user),
+            project=str(project),
+            domain=domain,
+        )
+    return tuple(found.values())
 
 
 def shares(conn: sa.Connection, asked: Iterable[Group]) -> tuple[Share, ...]:

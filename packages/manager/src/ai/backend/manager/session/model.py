@@ -96,6 +96,9 @@ class SessionDraft:
     max_wait_s: float = 0
     """0: as long as it takes."""
     owner_access_key: str | None = None
+    priority: int | None = None
+    job_priority: int = 0
+    preemptible: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +167,9 @@ class Session:
     """Known when it is admitted, not when it is read: few ask."""
     num_queries: int = 0
     """Runs that were begun through the API."""
+    job_priority: int = 0
+    """Whom it may preempt, where its resource group allows that: those of a lower one. `priority` is its place in the queue."""
+    preemptible: bool = True
     kernels: tuple[Kernel, ...]
 
     @property

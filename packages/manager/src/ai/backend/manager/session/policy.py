@@ -17,7 +17,7 @@ from ai.backend.common.errors import (
 from ai.backend.common.ids import AgentId, KernelId, ProjectId, SessionId, check_session_name
 from ai.backend.common.quantity import CPU, MEM, ResourceSlots, format_size, parse_amount, parse_size
 
-from ..access.model import Principal
+from ..access.model import Principal, Role
 from ..access.policy import Action, Reach, may, reach
 from ..agents.model import Agent
 from ..callback.policy import check_url
@@ -46,6 +46,7 @@ ENVIRON_BYTES_MAX = 128 << 10
 TEXT_BYTES_MAX = 64 << 10
 STARTS_DAYS_MAX = 3660
 DEPENDENCIES_MAX = 64
+PRIORITY_MAX = JOB_PRIORITY_MAX = 100
 BATCH_TIMEOUT_S_MAX = 10 * 366 * 86400
 
 
@@ -166,7 +167,9 @@ def _admit(
         user_id=principal.user_id,
         access_key=principal.access_key,
         resource_group=group,
-        priority=10,
+        priority=10 if draft.priority is None else check_priority(draft.priority),
+        job_priority=_job_priority(draft, principal),
+        preemptible=draft.preemptible,
         tag=draft.tag,
         requested_slots=_times(slots, draft.cluster_size),
         resource_opts={"shmem": str(shm_bytes)},
@@ -186,6 +189,25 @@ def _admit(
         callback_url=check_url(draft.callback_url, config) if draft.callback_url else None,
         kernels=kernels,
     )
+
+
+def check_priority(priority: int) -> int:
+    if not 0 <= priority <= PRIORITY_MAX:
+        raise InvalidInput(f"a priority is 0 to {PRIORITY_MAX}, not {priority}", field="priority")
+    return priority
+
+
+def _job_priority(draft: SessionDraft, principal: Principal) -> int:
+    """Anybody may put sessions below the others; above them, only those who administer a domain."""
+    asked = draft.job_priority
+    most = JOB_PRIORITY_MAX if principal.role in (Role.SUPERADMIN, Role.ADMIN) else 0
+    if not -JOB_PRIORITY_MAX <= asked <= most:
+        raise InvalidInput(
+            f"your sessions may have a job priority of {-JOB_PRIORITY_MAX} to {most}, not {asked}",
+            hint="Ask an administrator to start it." if most == 0 else "",
+            field="job_priority",
+        )
+    return asked
 
 
 def _check_texts(draft: SessionDraft) -> None:

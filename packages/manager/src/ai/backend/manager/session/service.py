@@ -59,7 +59,7 @@ from ..resource import store as resource_store
 from . import store
 from .machine import Event, ran
 from .model import Created, Dependency, Node, Session, SessionDraft, SessionPage, SessionStatus
-from .policy import DEPENDENCIES_MAX, Facts, Ids, admit, allowed
+from .policy import DEPENDENCIES_MAX, Facts, Ids, admit, allowed, check_priority
 from .port import ServicePort, resolve
 from .transition import advance, announce, end_kernels, stop_kernels
 
@@ -400,8 +400,7 @@ class SessionService:
     ) -> None:
         """Raises InvalidInput, and whatever `rename` raises. A new priority counts while the session waits."""
         if priority is not None:
-            if not 0 <= priority <= 100:
-                raise InvalidInput(f"a priority is 0 to 100, not {priority}", field="priority")
+            check_priority(priority)
             session = await self._find(principal, ref, Action.SESSION_USE, live_only=True)
 
             def op(conn: sa.Connection) -> bool:

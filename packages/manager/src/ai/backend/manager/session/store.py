@@ -82,6 +82,8 @@ def _session(row: Any, members: Sequence[Kernel]) -> Session:
         cluster_mode=ClusterMode(row.cluster_mode),
         agent_list=tuple(row.agent_list),
         num_queries=row.num_queries,
+        job_priority=row.job_priority,
+        preemptible=row.preemptible,
         kernels=tuple(members),
     )
 
@@ -331,6 +333,8 @@ def insert(conn: sa.Connection, session: Session) -> None:
             "access_key": session.access_key,
             "resource_group": session.resource_group,
             "priority": session.priority,
+            "job_priority": session.job_priority,
+            "preemptible": session.preemptible,
             "tag": session.tag,
             "requested_slots": session.requested_slots.amounts(),
             "resource_opts": session.resource_opts,

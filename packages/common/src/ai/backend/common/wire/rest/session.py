@@ -84,6 +84,20 @@ class CreateSession(OwnedForm, frozen=True, kw_only=True):
     callback_url: Annotated[
         str | None, Meta(description="Told of each event of the session by a POST; once, within 30 s.")
     ] = msgspec.field(default=None, name="callback_url")
+    priority: Annotated[
+        int | None,
+        Meta(description="0 to 100: its place in the queue, 10 if nothing is said; the highest is first."),
+    ] = None
+    job_priority: Annotated[
+        int,
+        Meta(
+            description="-100 to 100: where its resource group preempts, it may take the place of sessions of a lower one. "
+            "Above 0 for administrators of a domain only."
+        ),
+    ] = msgspec.field(default=0, name="job_priority")
+    is_preemptible: Annotated[
+        bool, Meta(description="Whether sessions of a higher job priority may take its place.")
+    ] = msgspec.field(default=True, name="is_preemptible")
     config: CreateConfig = CreateConfig()
 
 
@@ -173,6 +187,9 @@ class SessionInfo(Reply, frozen=True, kw_only=True):
     reason: str
     message: str
     hint: str
+    priority: int = 10
+    job_priority: int = msgspec.field(default=0, name="job_priority")
+    is_preemptible: bool = msgspec.field(default=True, name="is_preemptible")
 
 
 class DestroySession(OwnedForm, frozen=True, kw_only=True):
