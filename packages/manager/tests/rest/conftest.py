@@ -36,6 +36,7 @@ from ai.backend.manager.identity.model import UserDraft
 from ai.backend.manager.identity.service import IdentityService
 from ai.backend.manager.secret import FileSecrets
 from ai.backend.testkit.app_proxy import AppProxy, app_proxy
+from ai.backend.testkit.postgres import PrivatePostgres, postgres  # noqa: F401 (a fixture)
 
 VERSION = "v8.20240915"
 OTHER_PROJECT = ProjectId(UUID(int=77))
@@ -214,15 +215,19 @@ class Template:
     """A database with people in it, made once (hashing passwords takes its time) and copied for each test."""
 
     folder: Path
+    url: str
     keys: dict[str, tuple[str, str]]
 
 
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
+@pytest.fixture(scope="session", params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def template(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Template:
     folder = tmp_path_factory.mktemp("template")
+    url = f"sqlite:///{folder / 'test.db'}"
+    if request.param == "postgres":
+        url = request.getfixturevalue("postgres").create()
 
     async def make() -> dict[str, tuple[str, str]]:
-        database = await open_database(f"sqlite:///{folder / 'test.db'}", rng=random.Random(1))
+        database = await open_database(url, rng=random.Random(1))
         await migrate(database)
         rng = random.SystemRandom()
         identity = IdentityService(database, FileSecrets(folder / "key", rng), clock=SystemClock(), rng=rng)
@@ -231,13 +236,19 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
         finally:
             await database.close()
 
-    return Template(folder, asyncio.run(make()))
+    return Template(folder, url, asyncio.run(make()))
 
 
 @pytest.fixture
-async def database(tmp_path: Path, template: Template) -> AsyncIterator[Database]:
+async def database(
+    tmp_path: Path, template: Template, request: pytest.FixtureRequest
+) -> AsyncIterator[Database]:
     shutil.copytree(template.folder, tmp_path, dirs_exist_ok=True)
-    made = await open_database(f"sqlite:///{tmp_path / 'test.db'}", rng=random.Random(1))
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    if template.url.startswith("postgresql"):
+        server: PrivatePostgres = request.getfixturevalue("postgres")
+        url = server.create(template=template.url.partition("@/")[2].partition("?")[0])
+    made = await open_database(url, rng=random.Random(1))
     yield made
     await made.close()
 
