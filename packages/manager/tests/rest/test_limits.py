@@ -1,6 +1,7 @@
 """Limits of keypairs, users, projects and domains, over the API: what is refused at once, what waits and why, and what lets it go on."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -119,3 +120,43 @@ async def test_all_that_are_reached_are_told_together(world: World) -> None:
     await execute(world, keypair_policy(total_resource_slots={}))
     world.manager.scheduling.loop.wake()
     await until(world, "second", "RUNNING")
+
+
+async def test_a_raised_limit_lets_go_at_once_and_a_limit_of_zero_is_one(world: World) -> None:
+    """Not with the next run that the loop makes by itself, half a minute later."""
+    modify = """mutation($slots: JSONString!) { modify_keypair_resource_policy(name: "default",
+      props: {total_resource_slots: $slots}) { ok msg } }"""
+    show = '{ keypair_resource_policy(name: "default") { total_resource_slots } }'
+
+    async def ask(query: str, **variables: str) -> Any:
+        answer = await world.call("POST", "/admin/gql", {"query": query, "variables": variables}, key="root")
+        return next(iter(answer.json["data"].values()))
+
+    assert (await ask(modify, slots='{"cpu": "1", "cuda.device": "0"}'))["ok"]
+    assert json.loads((await ask(show))["total_resource_slots"]) == {"cpu": "1", "cuda.device": "0"}
+    await create(world, "first-one")
+    await until(world, "first-one", "RUNNING")
+    await create(world, "patient")
+    await waits(world, "patient")
+    async with asyncio.timeout(15):
+        assert (await ask(modify, slots='{"cpu": "2"}'))["ok"]
+        await until(world, "patient", "RUNNING")
+
+
+async def test_a_queue_may_be_limited(world: World) -> None:
+    await execute(world, keypair_policy(total_resource_slots={"cpu": 1000}, max_pending_session_count=2))
+    await create(world, "first-one")
+    await until(world, "first-one", "RUNNING")
+    assert [(await create(world, f"waiting{number}")).status for number in range(2)] == [201, 201]
+    refused = await create(world, "one-too-many")
+    assert refused.status == 412 and "2" in refused.json["msg"]
+    await execute(
+        world,
+        keypair_policy(
+            total_resource_slots={"cpu": 2000},
+            max_pending_session_count=None,
+            max_pending_session_resource_slots={"cpu": 3000},
+        ),
+    )
+    assert (await create(world, "too-large", cpu="2")).status == 412
+    assert (await create(world, "just-right", cpu="1")).status == 201

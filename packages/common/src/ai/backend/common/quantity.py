@@ -89,6 +89,14 @@ class ResourceSlots(Mapping[SlotName, int]):
         return {k: format_amount(k, v) for k, v in self._amounts.items()}
 
 
+class SlotLimits(dict[str, int]):
+    """The most of each slot that somebody may hold. Unlike an amount, a limit of zero says something: none at all."""
+
+    def texts(self) -> dict[str, str]:
+        """The wire form, as of `ResourceSlots`."""
+        return {name: format_amount(name, amount) for name, amount in sorted(self.items())}
+
+
 class Shortfall(NamedTuple):
     slot: SlotName
     asked: int
@@ -159,6 +167,11 @@ def format_amount(slot: str, amount: int) -> str:
     whole, milli = divmod(abs(amount), MILLI)
     text = f"{whole}.{milli:03d}".rstrip("0").rstrip(".")
     return f"-{text}" if amount < 0 else text
+
+
+def parse_slot_limits(values: Mapping[str, str | int | float]) -> SlotLimits:
+    """Raises what `parse_amount` does."""
+    return SlotLimits({name: parse_amount(name, value) for name, value in values.items()})
 
 
 def parse_slots(values: Mapping[str, str | int | float]) -> ResourceSlots:

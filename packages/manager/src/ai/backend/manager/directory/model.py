@@ -1,6 +1,6 @@
 """What administrators keep: domains, projects, users, keypairs, policies, resource groups, presets. Values, as lists show them.
 
-Amounts are `ResourceSlots`; in a limit, slots that are not named are unlimited. Names of fields are this system's; the published ones
+In a limit (`SlotLimits`), slots that are not named are unlimited. Names of fields are this system's; the published ones
 are the gateway's business.
 """
 
@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
-from ai.backend.common.quantity import ResourceSlots
+from ai.backend.common.quantity import SlotLimits
 
 R = TypeVar("R")
 
@@ -38,7 +38,7 @@ class Domain:
     is_active: bool
     created_at: datetime
     modified_at: datetime | None
-    total_resource_slots: ResourceSlots
+    total_resource_slots: SlotLimits
     allowed_vfolder_hosts: dict[str, Any]
     allowed_docker_registries: list[str]
     integration_id: str | None
@@ -53,7 +53,7 @@ class Project:
     created_at: datetime
     modified_at: datetime | None
     domain_name: str
-    total_resource_slots: ResourceSlots
+    total_resource_slots: SlotLimits
     allowed_vfolder_hosts: dict[str, Any]
     integration_id: str | None
     policy_name: str
@@ -124,12 +124,12 @@ class KeypairPolicy:
     name: str
     created_at: datetime
     default_for_unspecified: str
-    total_resource_slots: ResourceSlots
+    total_resource_slots: SlotLimits
     max_session_lifetime_s: int
     max_concurrent_sessions: int
     max_concurrent_sftp_sessions: int
     max_pending_session_count: int | None
-    max_pending_session_resource_slots: ResourceSlots | None
+    max_pending_session_resource_slots: SlotLimits | None
     max_containers_per_session: int
     idle_timeout_s: int
     allowed_vfolder_hosts: dict[str, Any]

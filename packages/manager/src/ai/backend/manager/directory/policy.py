@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ai.backend.common.errors import InvalidInput
-from ai.backend.common.quantity import parse_size, parse_slots
+from ai.backend.common.quantity import parse_size, parse_slot_limits, parse_slots
 from ai.backend.scheduler.model import Order, PreemptionMode, PreemptionOrder, Scope, Selection
 
 from ..access.model import Role
@@ -118,6 +118,10 @@ def _slots(field: str, value: Any) -> dict[str, int]:
     return parse_slots(_object(field, value)).amounts()
 
 
+def _slot_limits(field: str, value: Any) -> dict[str, int]:
+    return dict(parse_slot_limits(_object(field, value)))
+
+
 def _texts(limit: int = 64) -> Callable[[str, Any], list[str]]:
     one = _text(256)
 
@@ -178,7 +182,7 @@ def _size(field: str, value: Any) -> int:
 DOMAIN: Mapping[str, Rule] = {
     "description": ("description", _text(512)),
     "is_active": ("is_active", _flag),
-    "total_resource_slots": ("total_resource_slots", _slots),
+    "total_resource_slots": ("total_resource_slots", _slot_limits),
     "allowed_vfolder_hosts": ("allowed_vfolder_hosts", _object),
     "allowed_docker_registries": ("allowed_docker_registries", _texts()),
     "integration_id": ("integration_id", _text(512)),
@@ -187,7 +191,7 @@ PROJECT: Mapping[str, Rule] = {
     "name": ("name", lambda _field, value: check_name(str(value))),
     "description": ("description", _text(512)),
     "is_active": ("is_active", _flag),
-    "total_resource_slots": ("total_resource_slots", _slots),
+    "total_resource_slots": ("total_resource_slots", _slot_limits),
     "allowed_vfolder_hosts": ("allowed_vfolder_hosts", _object),
     "integration_id": ("integration_id", _text(512)),
     "resource_policy": ("policy_name", _reference),
@@ -215,12 +219,12 @@ KEYPAIR: Mapping[str, Rule] = {
 }
 KEYPAIR_POLICY: Mapping[str, Rule] = {
     "default_for_unspecified": ("default_for_unspecified", _upper("LIMITED", "UNLIMITED")),
-    "total_resource_slots": ("total_resource_slots", _slots),
+    "total_resource_slots": ("total_resource_slots", _slot_limits),
     "max_session_lifetime": ("max_session_lifetime_s", _count()),
     "max_concurrent_sessions": ("max_concurrent_sessions", _count()),
     "max_concurrent_sftp_sessions": ("max_concurrent_sftp_sessions", _count()),
     "max_pending_session_count": ("max_pending_session_count", _count()),
-    "max_pending_session_resource_slots": ("max_pending_session_resource_slots", _slots),
+    "max_pending_session_resource_slots": ("max_pending_session_resource_slots", _slot_limits),
     "max_containers_per_session": ("max_containers_per_session", _count(1, 256)),
     "idle_timeout": ("idle_timeout_s", _count(0, 2**53)),
     "allowed_vfolder_hosts": ("allowed_vfolder_hosts", _object),

@@ -67,6 +67,7 @@ class Directory(DirectoryReader):
             ) from exc
         finally:
             self._identity.forget()
+            self._wake()  # whoever waits for a limit may be let go by now
 
     @staticmethod
     def _refer(conn: sa.Connection, values: Given) -> None:
@@ -526,7 +527,6 @@ class Directory(DirectoryReader):
         self._only_all(principal, Action.RESOURCE_GROUP_WRITE)
         values = policy.changes(policy.RESOURCE_GROUP, given)
         await self._update_named(principal, t.resource_groups, name, values, "resource group")
-        self._wake()
 
     async def delete_resource_group(self, principal: Principal, name: str) -> None:
         self._only_all(principal, Action.RESOURCE_GROUP_WRITE)
@@ -608,7 +608,6 @@ class Directory(DirectoryReader):
                 update_row(conn, t.agents, {"id": agent_id}, values)
 
         await self._write(principal, "agent:modify", agent_id, op)
-        self._wake()
 
 
 _POLICIES: Mapping[str, tuple[sa.Table, Mapping[str, policy.Rule], Mapping[str, sa.Column[Any]]]] = {

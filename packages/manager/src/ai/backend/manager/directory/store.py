@@ -7,7 +7,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from ai.backend.common.quantity import ResourceSlots
+from ai.backend.common.quantity import SlotLimits
 
 from ..access.model import Principal, Role
 from ..access.policy import Action, Reach, administered, reach
@@ -46,7 +46,7 @@ class Table(Generic[R]):
 
     def _made(self, row: Any) -> R:
         values = {
-            name: ResourceSlots(value) if name in _SLOTS and value is not None else value
+            name: SlotLimits(value) if name in _SLOTS and value is not None else value
             for name, value in row._mapping.items()
         }
         return self._record(**values)

@@ -128,7 +128,7 @@ _WAITS = Query(
 
 
 def limits(conn: sa.Connection) -> tuple[Limit, ...]:
-    """Of everybody who has a session that waits, with what is used of them now. At most three statements for any number of sessions."""
+    """Of everybody who has a session that waits, with what is used of them now. At most four statements for any number of sessions."""
     found: dict[tuple[Scope, str], Limit] = {}
     for row in _OWNERS(conn):
         found |= {(limit.scope, limit.name): limit for limit in _allowances(_Owner(*row))}
