@@ -74,9 +74,22 @@ def main() -> None:
             )
         )
     print("measuring scheduling ...", file=sys.stderr)
-    decided = scheduler.measure(5000, 50_000, 42)
+    decided = scheduler.measure(5000, 50_000, 42, 1000)
     print("\nscheduling decisions, 5,000 agents and 50,000 sessions")
     print(row("durable, on SQLite", f"{decided['durable_decisions_per_s']:.0f}/s", "", ""))
+    placed = decided["enqueue_to_placement"]
+    print(row("enqueued to placed, idle cluster", f"{placed['median_ms']:.1f} ms", "", ""))
+    if decided["durable_decisions_per_s_postgresql"] is not None:
+        print(row("durable, on PostgreSQL", f"{decided['durable_decisions_per_s_postgresql']:.0f}/s", "", ""))
+    if decided["slurm_jobs_per_s"] is not None:
+        print(
+            row(
+                "durable, on SQLite / Slurm, empty jobs",
+                f"{decided['durable_decisions_per_s']:.0f}/s",
+                f"{decided['slurm_jobs_per_s']:.0f}/s",
+                f"{decided['durable_over_slurm']}x",
+            )
+        )
     print(row("of the cycle alone", f"{decided['pure_decisions_per_s']:.0f}/s", "", ""))
     print("measuring placement ...", file=sys.stderr)
     print("\nallocated GPU capacity of the trace openb at 130 % load")

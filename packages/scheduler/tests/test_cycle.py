@@ -13,7 +13,6 @@ from ai.backend.scheduler.model import (
     AgentView,
     Group,
     KernelRequest,
-    Order,
     Rule,
     Selection,
     Share,
@@ -194,12 +193,12 @@ def test_orders_of_queues() -> None:
         for user, factor in (("u", 0.2), ("v", 0.9))
     )
 
-    def ids(order_: Order, shares: tuple[Share, ...] = ()) -> list[int]:
+    def ids(order_: str, shares: tuple[Share, ...] = ()) -> list[int]:
         group = Group(name="default", order=order_)
         snapshot = Snapshot(agents=(agent("a"),), workloads=works, groups=(group,), shares=shares)
-        return [one.id.int for one in order(group, works, snapshot)]
+        return [one.id.int for one in order(group, works, snapshot)[0]]
 
-    assert ids(Order.FIFO) == [1, 2, 3, 4, 5]
-    assert ids(Order.LIFO) == [5, 4, 3, 2, 1]
-    assert ids(Order.DRF, (held,)) == [1, 4, 2, 3, 5]
-    assert ids(Order.FAIR_SHARE, used) == [4, 1, 2, 3, 5]
+    assert ids("fifo") == [1, 2, 3, 4, 5]
+    assert ids("lifo") == [5, 4, 3, 2, 1]
+    assert ids("drf", (held,)) == [1, 4, 2, 3, 5]
+    assert ids("fair-share", used) == [4, 1, 2, 3, 5]

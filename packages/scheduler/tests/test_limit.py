@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from ai.backend.common.quantity import CPU, ResourceSlots, sum_slots
 from ai.backend.scheduler.cycle import plan
 from ai.backend.scheduler.limit import slots_of, texts
-from ai.backend.scheduler.model import Excess, Group, Limit, Order, Plan, Rule, Scope, Snapshot, Workload
+from ai.backend.scheduler.model import Excess, Group, Limit, Plan, Rule, Scope, Snapshot, Workload
+from ai.backend.scheduler.queue import QUEUES
 
 from .test_cycle import agent, workload
 
@@ -120,12 +121,14 @@ WORKS = st.lists(
 
 
 @settings(max_examples=300, deadline=None)
-@given(LIMITS, WORKS, st.integers(0, 8000), st.sampled_from(Order), st.randoms(use_true_random=False))
+@given(
+    LIMITS, WORKS, st.integers(0, 8000), st.sampled_from(sorted(QUEUES)), st.randoms(use_true_random=False)
+)
 def test_no_plan_exceeds_a_limit(
     limits: list[Limit],
     works: list[tuple[list[int], dict[str, Any], str, int]],
     cpu: int,
-    order: Order,
+    order: str,
     random: Any,
 ) -> None:
     workloads = [

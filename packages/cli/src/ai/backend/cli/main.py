@@ -37,6 +37,7 @@ _COMMANDS = {
     "login": "login:login",
     "logout": "login:logout",
     "config": "config:config",
+    "plugin": "plugin:plugin",
     "up": "cluster:up",
     "down": "cluster:down",
     "status": "cluster:status",
@@ -60,7 +61,7 @@ _TOPICS = {
     ),
     "Yours": ("template", "session-template", "dotfile", "resource"),
     "Cluster": ("demo", "up", "status", "down", "agent", "image", "announcement", "admin", "server-logs"),
-    "This program": ("config", "login", "logout", "completion"),
+    "This program": ("config", "login", "logout", "plugin", "completion"),
 }
 
 

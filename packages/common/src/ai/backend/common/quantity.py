@@ -5,7 +5,7 @@ bytes. So sums are exact, and nothing is lost by rounding. Text forms ("0.5", "1
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, Mapping
 from fractions import Fraction
 from typing import NamedTuple, NewType
 
@@ -57,6 +57,9 @@ class ResourceSlots(Mapping[SlotName, int]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._amounts
+
+    def items(self) -> ItemsView[SlotName, int]:
+        return self._amounts.items()
 
     def __hash__(self) -> int:
         return hash(tuple(self._amounts.items()))

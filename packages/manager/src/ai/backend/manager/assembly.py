@@ -6,6 +6,11 @@ from dataclasses import dataclass
 from ai.backend.common.bus import ManagerBus
 from ai.backend.common.clock import Clock
 from ai.backend.common.ids import Random
+from ai.backend.common.log import get_logger
+from ai.backend.plugin.host import SCHEDULER
+from ai.backend.plugin.host import load as load_plugins
+from ai.backend.scheduler.model import Fault
+from ai.backend.scheduler.queue import QUEUES, check_queue
 
 from .account.service import AccountService
 from .agents.desired import DesiredState
@@ -41,6 +46,9 @@ from .task.service import TaskService
 from .template.service import TemplateService
 
 ENDINGS = ("session_terminated", "session_cancelled")
+
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +108,19 @@ def build(
     """Wires the features. Upward wake-ups are callables without arguments, so that no import is reversed."""
     hub = EventHub(database, clock, config)
     memo = Memo()
+    plugins = load_plugins(SCHEDULER, check=check_queue, disabled=config.plugins_disabled)
+    for plugin in plugins.found:
+        if plugin.problem:
+            log.warning("plugin-not-loaded", group=plugin.group, name=plugin.name, problem=plugin.problem)
+    queues = {**QUEUES, **plugins.loaded()}
+    error_logs = ErrorLogService(database, clock, rng)
+
+    async def queue_at_fault(fault: Fault) -> None:
+        await error_logs.tell(
+            f"The resource group {fault.group} is scheduled by age: its scheduler {fault.queue} failed ({fault.message}).",
+            resource_group=fault.group,
+            scheduler=fault.queue,
+        )
 
     def wake_after_write() -> None:
         """Something about sessions was committed: tell readers, place, and send to agents."""
@@ -124,7 +145,9 @@ def build(
         desired.loop.wake()
 
     intake = Intake(database, clock, config, wake=wake_after_report)
-    scheduling = Scheduling(database, clock, config, wake=wake_after_plan)
+    scheduling = Scheduling(
+        database, clock, config, wake=wake_after_plan, queues=queues, fault=queue_at_fault
+    )
     desired = DesiredState(database, bus, intake, identity.secrets, config)
     loops = SessionLoops(database, bus, clock, config, wake=wake_after_write)
     agents = AgentService(database, clock, config, wake=scheduling.loop.wake, wake_sync=desired.loop.wake)
@@ -141,7 +164,6 @@ def build(
         memo=memo,
     )
     tasks = TaskService(database, clock, rng)
-    error_logs = ErrorLogService(database, clock, rng)
     settings = SettingService(
         database, clock, loops=(scheduling.loop, desired.loop), end_all=sessions.end_all
     )
@@ -167,7 +189,7 @@ def build(
         ),
         sessions=sessions,
         commits=CommitService(database, bus, clock, rng, config, sessions, tasks),
-        explanations=SchedulingService(database, clock, sessions),
+        explanations=SchedulingService(database, clock, sessions, queues),
         events=hub,
         agents=agents,
         images=ImageService(
@@ -178,7 +200,9 @@ def build(
             wake=scheduling.loop.wake,
         ),
         settings=settings,
-        directory=Directory(database, clock, rng, identity, wake=scheduling.loop.wake),
+        directory=Directory(
+            database, clock, rng, identity, wake=scheduling.loop.wake, queues=frozenset(queues)
+        ),
         catalogue=SessionCatalogue(database, memo),
         templates=TemplateService(database, identity, clock=clock, rng=rng),
         audit=AuditService(database),

@@ -82,6 +82,8 @@ class ManagerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     destroy_wait_s: float = 30.0
     event_retention_s: int = 7 * 86400
     logs_bytes_max: int = 1 << 20
+    plugins_disabled: tuple[str, ...] = ()
+    """Names of plugins that are not loaded."""
     customized_images_max: int = 20
     """How many images a user may make of sessions."""
     callback_loopback: bool | None = None

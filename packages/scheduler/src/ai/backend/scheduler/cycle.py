@@ -14,7 +14,7 @@
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ from .fleet import Fleet, Taken
 from .fragmentation import Fragmentation
 from .limit import Limits, limited
 from .model import (
+    Fault,
     Group,
     KernelRequest,
     Placement,
@@ -69,10 +70,13 @@ def plan(snapshot: Snapshot) -> Plan:
     refusals: list[Refusal] = []
     victims: list[Victim] = []
     reservations: list[Reservation] = []
+    faults: list[Fault] = []
     for name in sorted(waiting):
         group = groups.get(name, Group(name=name))
         cycle = _Cycle(group, snapshot, limits)
-        for workload in _in_turn(group, waiting[name], snapshot):
+        in_turn, fault = _in_turn(group, waiting[name], snapshot)
+        faults += [fault] if fault else []
+        for workload in in_turn:
             outcome = cycle.place(workload)
             if isinstance(outcome, Start):
                 starts.append(outcome)
@@ -85,18 +89,24 @@ def plan(snapshot: Snapshot) -> Plan:
         refusals=tuple(refusals),
         victims=tuple(victims),
         reservations=tuple(reservations),
+        faults=tuple(faults),
     )
 
 
-def _in_turn(group: Group, workloads: Sequence[Workload], snapshot: Snapshot) -> Iterator[Workload]:
+def _in_turn(
+    group: Group, workloads: Sequence[Workload], snapshot: Snapshot
+) -> tuple[Sequence[Workload], Fault | None]:
     if group.preemption is None:
-        yield from order(group, workloads, snapshot)
-        return
+        return order(group, workloads, snapshot)
     ranks: dict[tuple[bool, int], list[Workload]] = defaultdict(list)
     for workload in workloads:
         ranks[workload.preempting, workload.job_priority].append(workload)
+    found, faults = list[Workload](), list[Fault]()
     for rank in sorted(ranks, reverse=True):
-        yield from order(group, ranks[rank], snapshot)
+        in_turn, fault = order(group, ranks[rank], snapshot)
+        found += in_turn
+        faults += [fault] if fault else []
+    return found, next(iter(faults), None)
 
 
 def may_reserve(workload: Workload, group: Group, snapshot: Snapshot) -> bool:

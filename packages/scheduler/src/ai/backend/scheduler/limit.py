@@ -34,42 +34,63 @@ def exceeded(limit: Limit, slots: ResourceSlots) -> Iterator[Excess]:
             yield Excess(limit=limit, what=name, asked=asked, used=used, allowed=allowed)
 
 
+class _Use:
+    """One limit, and what is used of it by now."""
+
+    def __init__(self, limit: Limit) -> None:
+        self._limit = limit
+        self._counts = bool(limit.slots) or limit.rest is not None
+        self._sessions = limit.sessions_used
+        self._slots = limit.slots_used.amounts()
+
+    def refuses(self, slots: ResourceSlots) -> bool:
+        limit = self._limit
+        if limit.sessions is not None and self._sessions + 1 > limit.sessions:
+            return True
+        if self._counts:
+            for name, asked in slots.items():
+                allowed = limit.slots.get(name, limit.rest)
+                if allowed is not None and self._slots.get(name, 0) + asked > allowed:
+                    return True
+        return False
+
+    def add(self, slots: ResourceSlots) -> None:
+        self._sessions += 1
+        if self._counts:
+            for name, amount in slots.items():
+                self._slots[name] = self._slots.get(name, 0) + amount
+
+    def now(self) -> Limit:
+        return replace(self._limit, sessions_used=self._sessions, slots_used=ResourceSlots(self._slots))
+
+
 class Limits:
     """The limits while workloads start one after the other."""
 
     def __init__(self, limits: Iterable[Limit]) -> None:
-        self._now = {(one.scope, one.name): one for one in limits}
+        self._uses = {(one.scope, one.name): _Use(one) for one in limits}
+        self._of: dict[tuple[str, str, str, str], list[_Use]] = {}
 
     def over(self, workload: Workload) -> tuple[Excess, ...]:
         """All that it would exceed if it started now, from the narrowest scope to the widest."""
-        return tuple(
-            excess
-            for key in self._scopes(workload)
-            for excess in exceeded(self._now[key], slots_of(workload))
-        )
+        slots = slots_of(workload)
+        refusing = [use for use in self._scopes(workload) if use.refuses(slots)]
+        return tuple(excess for use in refusing for excess in exceeded(use.now(), slots)) if refusing else ()
 
     def take(self, workload: Workload) -> None:
         """It starts."""
-        for key in self._scopes(workload):
-            limit = self._now[key]
-            counts = bool(limit.slots) or limit.rest is not None
-            self._now[key] = replace(
-                limit,
-                sessions_used=limit.sessions_used + 1,
-                slots_used=limit.slots_used + slots_of(workload) if counts else limit.slots_used,
-            )
+        slots = slots_of(workload)
+        for use in self._scopes(workload):
+            use.add(slots)
 
-    def now(self) -> tuple[Limit, ...]:
-        return tuple(self._now.values())
-
-    def _scopes(self, workload: Workload) -> list[tuple[Scope, str]]:
-        named = (
-            (Scope.KEYPAIR, workload.keypair),
-            (Scope.USER, workload.user),
-            (Scope.PROJECT, workload.project),
-            (Scope.DOMAIN, workload.domain),
-        )
-        return [key for key in named if key in self._now]
+    def _scopes(self, workload: Workload) -> list[_Use]:
+        whose = (workload.keypair, workload.user, workload.project, workload.domain)
+        found = self._of.get(whose)
+        if found is None:
+            scopes = (Scope.KEYPAIR, Scope.USER, Scope.PROJECT, Scope.DOMAIN)
+            keys = zip(scopes, whose, strict=True)
+            found = self._of[whose] = [self._uses[key] for key in keys if key in self._uses]
+        return found
 
 
 def slots_of(workload: Workload) -> ResourceSlots:

@@ -4,11 +4,15 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from ai.backend.common.quantity import ResourceSlots, Shortfall
 
 from .demand import Mix
+
+if TYPE_CHECKING:
+    from .queue import Factory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,15 +122,6 @@ class Running:
     pack: str = ""
 
 
-class Order(enum.StrEnum):
-    """In which order a group's workloads are looked at, within a priority."""
-
-    FIFO = "fifo"
-    LIFO = "lifo"
-    DRF = "drf"
-    FAIR_SHARE = "fair-share"
-
-
 class Selection(enum.StrEnum):
     """Which of the agents that could take a workload gets it."""
 
@@ -172,7 +167,11 @@ class Group:
     """How a resource group schedules."""
 
     name: str
-    order: Order = Order.FIFO
+    order: str = "fifo"
+    """The name of its queue: in which order its workloads are looked at, within a priority."""
+    queue: "Factory | None" = None
+    """The queue itself; None: the scheduler's own one of that name."""
+    queue_options: Mapping[str, Any] = field(default_factory=dict)
     selection: Selection = Selection.DISPERSED
     slot_priority: tuple[str, ...] = ("cuda", "rocm", "tpu", "cpu", "mem")
     """Families of slots, the scarcest first."""
@@ -360,8 +359,18 @@ class Reservation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """A group's queue is not followed in this plan, and why."""
+
+    group: str
+    queue: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     starts: tuple[Start, ...]
     refusals: tuple[Refusal, ...]
     victims: tuple[Victim, ...] = ()
     reservations: tuple[Reservation, ...] = ()
+    faults: tuple[Fault, ...] = ()

@@ -111,11 +111,14 @@ class _ByPriority:
 
     def __init__(self, priority: Sequence[str] = ("cuda", "rocm", "tpu", "cpu", "mem")) -> None:
         self._priority = priority
+        self._weighed: Floats | None = None
 
     def score(self, fleet: Fleet, demand: Demand, rows: Rows) -> tuple[Floats, Ints]:
         free, asked = _fractions(fleet, demand, rows)
         unneeded = ((free > 0) & (asked == 0)).sum(axis=1)
-        left = (free - asked) @ self._weights(fleet)
+        if self._weighed is None:
+            self._weighed = self._weights(fleet)  # a strategy serves one fleet
+        left = (free - asked) @ self._weighed
         return unneeded * 1000.0 + self.direction * left, tightest(fleet, demand, rows)
 
     def _weights(self, fleet: Fleet) -> Floats:

@@ -1,4 +1,10 @@
-"""In which order a group's workloads are looked at: by priority, and within it by the group's order.
+"""In which order a group's workloads are looked at: by priority, and within it as the group's queue says.
+
+A queue is a plugin of the entry point group `backendai_scheduler_v10`: a class, or a function, that is made for each plan with what the
+group is like (`View`) and has one method, `order`. It is given the workloads of one priority, the highest priority first, each time the
+oldest of them first, and yields them all, each once, in the order in which they are to be tried. It must be as pure as the scheduler: the
+same view and workloads give the same order, nothing that it is given is changed. `conformance.check` looks whether one is. A queue that
+raises, or does not yield what it was given, is not followed: the group's workloads are looked at in the order of their age (`Fault`).
 
 *drf*: those users first whose dominant share, the largest fraction of any slot of the group that they hold, is lowest (Ghodsi et al.,
 "Dominant Resource Fairness", NSDI 2011); what this order itself lets ahead counts as held. *fair-share*: those first who, and whose
@@ -8,41 +14,72 @@ snapshot never matters.
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
 
 from ai.backend.common.quantity import ResourceSlots, sum_slots
 
-from .model import Group, Order, Share, Snapshot, Workload
+from .model import Fault, Group, Share, Snapshot, Workload
 
 
-def order(group: Group, workloads: Sequence[Workload], snapshot: Snapshot) -> Iterator[Workload]:
-    bands: dict[int, list[Workload]] = defaultdict(list)
-    for workload in workloads:
-        bands[workload.priority].append(workload)
-    shares = {share.user: share for share in snapshot.shares if share.resource_group == group.name}
-    drf = _Drf(group, snapshot, shares) if group.order is Order.DRF else None
-    for priority in sorted(bands, reverse=True):
-        band = sorted(bands[priority], key=lambda workload: (workload.created_at, workload.id))
-        match group.order:
-            case Order.LIFO:
-                band.sort(key=lambda workload: workload.created_at, reverse=True)
-            case Order.FAIR_SHARE:
-                band.sort(key=lambda workload: _unused(shares.get(workload.user)), reverse=True)
-        yield from drf.order(band) if drf else band
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What a queue may go by. `shares`: by user, of those who hold or have used something in the group."""
+
+    group: str
+    capacity: ResourceSlots
+    """Of all its agents together."""
+    shares: Mapping[str, Share]
+    now: datetime
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What the group's administrator set for this queue."""
 
 
-def _unused(share: Share | None) -> tuple[float, float, float]:
-    """Who has no record comes last: unknown is not the same as having used nothing."""
-    return share.factors if share else (0.0, 0.0, 0.0)
+class Queue(Protocol):
+    def order(self, band: Sequence[Workload]) -> Iterable[Workload]:
+        """`band`: workloads of one priority, the oldest first."""
 
 
-class _Drf:
-    def __init__(self, group: Group, snapshot: Snapshot, shares: dict[str, Share]) -> None:
-        capacities = [agent.capacity for agent in snapshot.agents if agent.resource_group == group.name]
-        self._capacity = sum_slots(capacities)
-        self._held = {user: share.held.amounts() for user, share in shares.items()}
+Factory = Callable[[View], Queue]
 
-    def order(self, band: Iterable[Workload]) -> Iterator[Workload]:
+
+class Fifo:
+    def __init__(self, view: View) -> None:
+        pass
+
+    def order(self, band: Sequence[Workload]) -> Iterable[Workload]:
+        return band
+
+
+class Lifo:
+    def __init__(self, view: View) -> None:
+        pass
+
+    def order(self, band: Sequence[Workload]) -> Iterable[Workload]:
+        return sorted(band, key=lambda workload: workload.created_at, reverse=True)
+
+
+class FairShare:
+    def __init__(self, view: View) -> None:
+        self._shares = view.shares
+
+    def order(self, band: Sequence[Workload]) -> Iterable[Workload]:
+        return sorted(band, key=lambda workload: self._unused(workload.user), reverse=True)
+
+    def _unused(self, user: str) -> tuple[float, float, float]:
+        """Who has no record comes last: unknown is not the same as having used nothing."""
+        share = self._shares.get(user)
+        return share.factors if share else (0.0, 0.0, 0.0)
+
+
+class Drf:
+    def __init__(self, view: View) -> None:
+        self._capacity = view.capacity
+        self._held = {user: share.held.amounts() for user, share in view.shares.items()}
+
+    def order(self, band: Sequence[Workload]) -> Iterator[Workload]:
         waiting: dict[str, list[Workload]] = defaultdict(list)
         for workload in band:
             waiting[workload.user].append(workload)
@@ -69,3 +106,59 @@ class _Drf:
             (amount / self._capacity[name] for name, amount in held.items() if self._capacity[name]),
             default=0.0,
         )
+
+
+QUEUES: Mapping[str, Factory] = {"fifo": Fifo, "lifo": Lifo, "drf": Drf, "fair-share": FairShare}
+"""The scheduler's own, by the names of their entry points."""
+
+
+def check_queue(loaded: object) -> str:
+    """What is wrong with something that is to be a queue's factory; empty: nothing that can be seen from outside."""
+    if not callable(loaded):
+        return "it is neither a class nor a function"
+    empty = View(group="", capacity=ResourceSlots(), shares={}, now=datetime.min.replace(tzinfo=UTC))
+    return "" if callable(getattr(loaded(empty), "order", None)) else "what it makes has no method 'order'"
+
+
+def order(
+    group: Group, workloads: Sequence[Workload], snapshot: Snapshot
+) -> tuple[Sequence[Workload], Fault | None]:
+    """All of them, and what was wrong with the group's queue if it is not followed."""
+    bands: dict[int, list[Workload]] = defaultdict(list)
+    for workload in sorted(workloads, key=lambda workload: (workload.created_at, workload.id)):
+        bands[workload.priority].append(workload)
+    by_age = [bands[priority] for priority in sorted(bands, reverse=True)]
+    view = View(
+        group=group.name,
+        capacity=sum_slots([one.capacity for one in snapshot.agents if one.resource_group == group.name]),
+        shares={share.user: share for share in snapshot.shares if share.resource_group == group.name},
+        now=snapshot.now,
+        options=group.queue_options,
+    )
+    found: list[Workload] = []
+    try:
+        queue = (group.queue or QUEUES[group.order])(view)
+        for band in by_age:
+            ordered = list(queue.order(tuple(band)))
+            problem = _problem(band, ordered)
+            if problem:
+                return _plain(by_age), Fault(group=group.name, queue=group.order, message=problem)
+            found += ordered
+    except Exception as exc:
+        message = f"{type(exc).__name__}: {exc}"
+        return _plain(by_age), Fault(group=group.name, queue=group.order, message=message)
+    return found, None
+
+
+def _plain(bands: Iterable[Sequence[Workload]]) -> list[Workload]:
+    return [workload for band in bands for workload in band]
+
+
+def _problem(given: Sequence[Workload], ordered: Sequence[Workload]) -> str:
+    """What is wrong with an order; empty: nothing."""
+    if len(ordered) == len(given) and {one.id for one in ordered} == {one.id for one in given}:
+        return ""
+    missing = {one.id for one in given} - {one.id for one in ordered}
+    if missing:
+        return f"it left out {len(missing)} of {len(given)} workloads"
+    return f"it yielded {len(ordered)} workloads of {len(given)}"

@@ -5,7 +5,7 @@ on that path are made at import, or here once for each set of columns, and get t
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,7 +17,7 @@ KEPT_ANSWERS_MAX, KEPT_ROWS_MAX = 64, 256
 
 
 class Query:
-    """A SELECT that is made once and asked often. Its bind parameters need some value each, which a call may replace.
+    """A SELECT that is made once and asked often. A call gives its bind parameters the values that they do not have.
 
     SQLite is asked through its driver, with the text and the conversions that SQLAlchemy made the first time: what SQLAlchemy does in
     each execution takes five times what SQLite does. And where it is known that nothing has changed since, it is not asked again.
@@ -41,6 +41,44 @@ class Query:
         return self._plan.kept_rows(pooled.driver_connection, parameters, unchanged)
 
 
+class Many:
+    """An INSERT or UPDATE that is made once and run for many rows, each a mapping of all its parameters. SQLite's driver gets them at once,
+    with the conversions that SQLAlchemy made the first time; PostgreSQL is told as always."""
+
+    def __init__(self, statement: "sa.Insert | sa.Update") -> None:
+        self._statement = statement
+        self._plan: tuple[str, list[tuple[str, Processor]]] | None = None
+
+    def __call__(self, conn: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        if not rows:
+            return
+        if conn.dialect.name != "sqlite":
+            conn.execute(self._statement, [dict(row) for row in rows])
+            return
+        if self._plan is None:
+            compiled: Any = self._statement.compile(dialect=conn.dialect, column_keys=list(rows[0]))
+            constants = compiled.construct_params(_check=False)
+            values: list[tuple[str, Processor]] = []
+            for name in compiled.positiontup:
+                convert = compiled.binds[name].type.dialect_impl(conn.dialect).bind_processor(conn.dialect)
+                if name in rows[0]:
+                    values.append((name, convert or _same))
+                else:  # written into the statement
+                    values.append((next(iter(rows[0])), partial(_always, constants[name])))
+            self._plan = str(compiled), values
+        text, names = self._plan
+        driver: Any = conn.connection.driver_connection
+        driver.executemany(text, [[convert(row[name]) for name, convert in names] for row in rows])
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _always(constant: Any, _value: Any) -> Any:
+    return constant
+
+
 class _Plan:
     """A statement as a driver with positional parameters takes it."""
 
@@ -50,12 +88,12 @@ class _Plan:
         self._names: Sequence[str] = compiled.positiontup
         self._binds: dict[str, Processor | None] = {}
         self._values: dict[str, Any] = {}
-        for name, value in compiled.construct_params().items():
+        for name, value in compiled.construct_params(_check=False).items():
             # The members of an IN have no bind of their own.
             bind = compiled.binds[name if name in compiled.binds else name.rpartition("_")[0]]
             convert = bind.type.dialect_impl(dialect).bind_processor(dialect)
             self._binds[name] = convert
-            self._values[name] = convert(value) if convert else value
+            self._values[name] = convert(value) if convert and value is not None else value
         self._results: list[tuple[int, Processor]] = []
         for index, column in enumerate(statement.selected_columns):
             convert = column.type.dialect_impl(dialect).result_processor(dialect, None)
@@ -128,15 +166,19 @@ def update_rows(
     if not rows:
         return
     where, values = rows[0]
-    statement = _update(table, tuple(where), tuple(values), counting)
-    conn.execute(
-        statement,
+    _update_many(table, tuple(where), tuple(values), counting)(
+        conn,
         [
             {f"where_{name}": value for name, value in where.items()}
             | {f"set_{name}": value for name, value in values.items()}
             for where, values in rows
         ],
     )
+
+
+@lru_cache(maxsize=256)
+def _update_many(table: sa.Table, where: tuple[str, ...], columns: tuple[str, ...], counting: str) -> Many:
+    return Many(_update(table, where, columns, counting))
 
 
 @lru_cache(maxsize=256)

@@ -12,7 +12,7 @@ from typing import Any
 
 from ai.backend.common.errors import InvalidInput
 from ai.backend.common.quantity import parse_size, parse_slot_limits, parse_slots
-from ai.backend.scheduler.model import Order, PreemptionMode, PreemptionOrder, Scope, Selection
+from ai.backend.scheduler.model import PreemptionMode, PreemptionOrder, Scope, Selection
 
 from ..access.model import Role
 from ..identity.policy import check_username
@@ -251,7 +251,7 @@ RESOURCE_GROUP: Mapping[str, Rule] = {
     "is_public": ("is_public", _flag),
     "driver": ("driver", _text(64)),
     "driver_opts": ("driver_opts", _object),
-    "scheduler": ("scheduler", _one_of(*Order)),
+    "scheduler": ("scheduler", _text(64)),
     "scheduler_opts": ("scheduler_opts", _scheduler_opts),
     "use_host_network": ("use_host_network", _flag),
     "wsproxy_addr": ("wsproxy_addr", _text(1024)),

@@ -1,6 +1,6 @@
 """What administrators do to the directory, and what everybody may look up in it. Each change is checked whole before it is written."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from ai.backend.common.clock import Clock
 from ai.backend.common.errors import Conflict, Forbidden, InvalidInput, NotFound, UserNotFound
 from ai.backend.common.ids import ProjectId, Random, UserId, new_uuid
+from ai.backend.scheduler.queue import QUEUES
 
 from ..access.model import Principal, Role
 from ..access.policy import Action, Reach, administered, may, reach
@@ -38,12 +39,14 @@ class Directory(DirectoryReader):
         identity: IdentityService,
         *,
         wake: Callable[[], None] = lambda: None,
+        queues: Collection[str] = QUEUES,
     ) -> None:
-        """`wake`: where sessions may be placed has changed."""
+        """`wake`: where sessions may be placed has changed. `queues`: those that there are."""
         super().__init__(database, identity)
         self._clock = clock
         self._rng = rng
         self._wake = wake
+        self._queues = queues
 
     # -- writing -------------------------------------------------------------------------------------------------------------
 
@@ -519,13 +522,22 @@ class Directory(DirectoryReader):
 
     async def create_resource_group(self, principal: Principal, name: str, given: Given) -> None:
         self._only_all(principal, Action.RESOURCE_GROUP_WRITE)
-        await self._insert_named(
-            principal, t.resource_groups, name, policy.changes(policy.RESOURCE_GROUP, given)
-        )
+        await self._insert_named(principal, t.resource_groups, name, self._resource_group(given))
+
+    def _resource_group(self, given: Given) -> dict[str, Any]:
+        values = policy.changes(policy.RESOURCE_GROUP, given)
+        wanted = values.get("scheduler", "fifo")
+        if wanted not in self._queues:
+            raise InvalidInput(
+                f"no scheduler {wanted!r}",
+                hint=f"One of {', '.join(sorted(self._queues))}.",
+                field="scheduler",
+            )
+        return values
 
     async def modify_resource_group(self, principal: Principal, name: str, given: Given) -> None:
         self._only_all(principal, Action.RESOURCE_GROUP_WRITE)
-        values = policy.changes(policy.RESOURCE_GROUP, given)
+        values = self._resource_group(given)
         await self._update_named(principal, t.resource_groups, name, values, "resource group")
 
     async def delete_resource_group(self, principal: Principal, name: str) -> None:

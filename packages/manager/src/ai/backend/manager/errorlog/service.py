@@ -1,5 +1,7 @@
 """Errors that clients report: kept for 90 days, and the newest thousand of each user."""
 
+from typing import Any
+
 import sqlalchemy as sa
 
 from ai.backend.common.clock import Clock
@@ -10,7 +12,7 @@ from ..access.policy import Action, Reach, reach
 from ..db.database import Database
 from ..loop import Loop
 from . import store
-from .model import ErrorDraft, ErrorLogNotFound, ErrorPage
+from .model import ErrorDraft, ErrorLog, ErrorLogNotFound, ErrorPage, Severity
 from .policy import KEPT, PER_USER_MAX, admit, page_of
 
 
@@ -24,6 +26,19 @@ class ErrorLogService:
     async def report(self, principal: Principal, draft: ErrorDraft) -> None:
         """Raises InvalidInput."""
         log = admit(draft, principal, new_uuid(self._rng), self._clock.now())
+        await self._database.run(lambda conn: store.insert(conn, log, per_user_max=PER_USER_MAX))
+
+    async def tell(self, message: str, **context: Any) -> None:
+        """Something that administrators should look at, found by the manager itself."""
+        log = ErrorLog(
+            id=new_uuid(self._rng),
+            created_at=self._clock.now(),
+            severity=Severity.ERROR,
+            source="manager",
+            user_id=None,
+            message=message,
+            context_env=context,
+        )
         await self._database.run(lambda conn: store.insert(conn, log, per_user_max=PER_USER_MAX))
 
     async def list(self, principal: Principal, *, mark_read: bool, page_no: int, page_size: int) -> ErrorPage:

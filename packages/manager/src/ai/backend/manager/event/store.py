@@ -9,10 +9,11 @@ import sqlalchemy as sa
 from ai.backend.common.ids import SessionId
 
 from ..db.schema import events
+from ..db.statement import Many
 from .model import Event
 
 _NEWEST = sa.select(sa.func.coalesce(sa.func.max(events.c.id), 0))
-_APPEND = sa.insert(events)
+_APPEND = Many(sa.insert(events))
 _AFTER = (
     sa.select(events)
     .where(events.c.id > sa.bindparam("after"))
@@ -27,8 +28,7 @@ def row(name: str, session_id: SessionId, payload: Mapping[str, Any], now: datet
 
 def append_all(conn: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Appends what `row` made, in this order."""
-    if rows:
-        conn.execute(_APPEND, [dict(one) for one in rows])
+    _APPEND(conn, rows)
 
 
 def newest_id(conn: sa.Connection) -> int:

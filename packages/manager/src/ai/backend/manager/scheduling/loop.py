@@ -4,7 +4,7 @@ Each start is applied only if its session and every agent that it uses are as th
 counted, and the next run decides anew.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from ai.backend.scheduler.cycle import looks_at_running, plan
 from ai.backend.scheduler.limit import Limits, texts
 from ai.backend.scheduler.model import (
     AgentView,
+    Fault,
     Group,
     KernelRequest,
     Limit,
@@ -31,6 +32,7 @@ from ai.backend.scheduler.model import (
     Victim,
     Workload,
 )
+from ai.backend.scheduler.queue import QUEUES, Factory
 from ai.backend.scheduler.unblock import sentence
 
 from ..agents import store as agent_store
@@ -45,9 +47,8 @@ from ..session.machine import Event
 from ..session.model import ClusterMode, Dependency, Session, SessionStatus
 from ..session.transition import (
     advance,
-    announcement,
+    announcement_of,
     change,
-    changed,
     end_kernels,
     stop_kernels,
     waiting_announcement,
@@ -141,7 +142,7 @@ class Rows(NamedTuple):
 
 
 def load(
-    conn: sa.Connection, also: str = ""
+    conn: sa.Connection, queues: Mapping[str, Factory], also: str = ""
 ) -> tuple[list[Session], dict[SessionId, list[Dependency]], "Rows | None"]:
     """What a cycle goes by: the sessions that wait, what those that are held depend on, and the rest, unless nothing waits and no further
     resource group is asked for (`also`)."""
@@ -151,19 +152,30 @@ def load(
     held = [session.id for session in pending if session.reason in HELD]
     needs = session_store.dependencies(conn, held) if held else {}
     asked = {session.resource_group for session in pending} | {also}
-    groups = tuple(group for group in store.groups(conn) if group.name in asked)
+    groups = tuple(group for group in store.groups(conn, queues) if group.name in asked)
     agents = agent_store.all_agents(conn)
     return pending, needs, Rows(agents, groups, store.shares(conn, groups), limit_store.limits(conn))
 
 
 class Scheduling:
     def __init__(
-        self, database: Database, clock: Clock, config: ManagerConfig, *, wake: Callable[[], None]
+        self,
+        database: Database,
+        clock: Clock,
+        config: ManagerConfig,
+        *,
+        wake: Callable[[], None],
+        queues: Mapping[str, Factory] = QUEUES,
+        fault: Callable[[Fault], Awaitable[None]] | None = None,
     ) -> None:
+        """`fault` is told once of each queue that is not followed, and why, until it is followed again or something else is wrong."""
         self._database = database
         self._clock = clock
         self._config = config
         self._wake = wake
+        self._queues = queues
+        self._fault = fault
+        self._faults: tuple[Fault, ...] = ()
         self.stale = 0
         """Starts dropped because something had changed meanwhile."""
         self._last_agent: dict[str, str] = {}
@@ -172,7 +184,7 @@ class Scheduling:
 
     async def _run(self) -> float | None:
         """Returns the seconds until a session that waits for its time may start."""
-        pending, needs, rows = await self._database.read(load)
+        pending, needs, rows = await self._database.read(lambda conn: load(conn, self._queues))
         if not pending:
             return None
         now = self._clock.now()
@@ -242,6 +254,7 @@ class Scheduling:
             # Few cycles get here, and what runs may be much: it is read for them alone.
             snapshot = replace(snapshot, running=await self._database.read(store.running))
             made = plan(snapshot)
+        await self._tell_faults(made.faults)
         waiting = {session.id: session for session in pending}
         for start in made.starts:
             group = waiting[SessionId(start.workload_id)].resource_group
@@ -255,6 +268,14 @@ class Scheduling:
         if dropped:
             self.loop.wake()
         self._wake()
+
+    async def _tell_faults(self, faults: tuple[Fault, ...]) -> None:
+        news = [fault for fault in faults if fault not in self._faults]
+        self._faults = faults
+        for fault in news:
+            log.error("queue-not-followed", group=fault.group, queue=fault.queue, problem=fault.message)
+            if self._fault is not None:
+                await self._fault(fault)
 
     def _apply(
         self, conn: sa.Connection, made: Plan, snapshot: Snapshot, waiting: Mapping[SessionId, Session]
@@ -276,8 +297,7 @@ class Scheduling:
         agent_store.claim(
             conn, {one.agent_id: seen[one.agent_id] for start in fresh for one in start.placements}
         )
-        for refusal in made.refusals:
-            self._explain(conn, refusal, waiting[SessionId(refusal.workload_id)])
+        self._explain(conn, made.refusals, waiting)
         return len(made.starts) - len(fresh)
 
     def _start(self, conn: sa.Connection, starts: list[Start], waiting: Mapping[SessionId, Session]) -> None:
@@ -289,7 +309,7 @@ class Scheduling:
             values = change(session, Event.PLACED, now=now, config=self._config)
             assert values is not None, "a pending session can always be placed"
             moves.append((session, values))
-            news += announcement(changed(session, values), now)
+            news += announcement_of(session, values, now)
         session_store.update_all(conn, moves)
         session_store.update_kernels(
             conn,
@@ -330,15 +350,28 @@ class Scheduling:
             if moved is not None:
                 stop_kernels(conn, moved, reason=PREEMPTED, forced=False, now=now)
 
-    def _explain(self, conn: sa.Connection, refusal: Refusal, session: Session) -> None:
-        """Keeps with the session why it waits, and tells the world when that is another rule than before. Losing a race here is fine:
+    def _explain(
+        self, conn: sa.Connection, refusals: tuple[Refusal, ...], waiting: Mapping[SessionId, Session]
+    ) -> None:
+        """Keeps with each session why it waits, and tells the world when that is another rule than before. Losing a race here is fine:
         it is told again at the next run."""
-        if _is_told(refusal, session):
-            return
-        values: dict[str, Any] = {"reason": refusal.rule.value, "reason_detail": _detail(refusal)}
-        if session_store.update(conn, session, values) and session.reason != refusal.rule.value:
-            told = waiting_announcement(replace(session, **values), self._clock.now())
-            event_store.append_all(conn, [told])
+        told: list[tuple[Session, Mapping[str, Any]]] = []
+        for refusal in refusals:
+            session = waiting[SessionId(refusal.workload_id)]
+            if not _is_told(refusal, session):
+                told.append((session, {"reason": refusal.rule.value, "reason_detail": _detail(refusal)}))
+        versions = session_store.versions(conn, [session.id for session, _ in told])
+        told = [(session, values) for session, values in told if versions.get(session.id) == session.version]
+        session_store.update_all(conn, told)
+        now = self._clock.now()
+        event_store.append_all(
+            conn,
+            [
+                waiting_announcement(replace(session, **values), now)
+                for session, values in told
+                if session.reason != values["reason"]
+            ],
+        )
 
 
 def _allowed(starts: list[Start], snapshot: Snapshot, now: tuple[Limit, ...]) -> list[Start]:

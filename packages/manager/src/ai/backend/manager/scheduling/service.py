@@ -13,6 +13,7 @@ from ai.backend.common.ids import SessionId
 from ai.backend.scheduler.cycle import plan
 from ai.backend.scheduler.forecast import End, forecast
 from ai.backend.scheduler.model import Need, Plan, Remedy, Running, Snapshot
+from ai.backend.scheduler.queue import QUEUES, Factory
 from ai.backend.scheduler.unblock import sentence
 
 from ..access.model import Principal
@@ -34,8 +35,15 @@ FORECAST_MAX = 50_000
 
 
 class SchedulingService:
-    def __init__(self, database: Database, clock: Clock, sessions: SessionService) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        sessions: SessionService,
+        queues: Mapping[str, Factory] = QUEUES,
+    ) -> None:
         self._database = database
+        self._queues = queues
         self._clock = clock
         self._sessions = sessions
         self._explaining = asyncio.Lock()
@@ -54,7 +62,7 @@ class SchedulingService:
         ) -> tuple[
             list[Session], dict[SessionId, list[Dependency]], Rows | None, list[End], tuple[Running, ...]
         ]:
-            return *load(conn, group), store.known_ends(conn), store.running(conn)
+            return *load(conn, self._queues, group), store.known_ends(conn), store.running(conn)
 
         async with self._explaining:
             pending, needs, rows, ends, running = await self._database.read(op)
@@ -89,11 +97,11 @@ class SchedulingService:
         now = self._clock.now()
 
         def op(conn: sa.Connection) -> tuple[Facts, list[End], dict[UUID, timedelta]]:
-            pending, needs, rows = load(conn, draft.resource_group)
+            pending, needs, rows = load(conn, self._queues, draft.resource_group)
             assert rows is not None, "a group was named"
             in_queue = [one for one in pending if not _held(one, needs, now)]
             facts = Facts(
-                groups=store.groups(conn),
+                groups=store.groups(conn, self._queues),
                 images=image_store.all_images(conn),
                 aliases=image_store.aliases(conn),
                 live=snapshot_of(

@@ -12,7 +12,6 @@ from ai.backend.scheduler.forecast import End
 from ai.backend.scheduler.model import (
     Group,
     Held,
-    Order,
     Preemption,
     PreemptionMode,
     PreemptionOrder,
@@ -21,6 +20,7 @@ from ai.backend.scheduler.model import (
     Selection,
     Share,
 )
+from ai.backend.scheduler.queue import QUEUES, Factory
 
 from ..db.schema import kernels, resource_groups, sessions
 from ..db.statement import Query, one_of
@@ -79,17 +79,24 @@ _RUNNING = Query(
 SELECTIONS = {**{str(one): one for one in Selection}, "legacy": Selection.DISPERSED}
 """By the option `agent_selection_strategy`; "legacy" is the published name of picking the emptiest."""
 RESERVE_AFTER_S = 60
+BY_AGE = frozenset({"fifo", "lifo"})
+"""Queues that don't ask who holds what."""
 
 
-def groups(conn: sa.Connection) -> tuple[Group, ...]:
-    return tuple(group_of(name, scheduler, options) for name, scheduler, options in _GROUPS(conn))
+def groups(conn: sa.Connection, queues: Mapping[str, Factory]) -> tuple[Group, ...]:
+    return tuple(group_of(name, scheduler, options, queues) for name, scheduler, options in _GROUPS(conn))
 
 
-def group_of(name: str, scheduler: str, options: Mapping[str, Any]) -> Group:
+def group_of(
+    name: str, scheduler: str, options: Mapping[str, Any], queues: Mapping[str, Factory] = QUEUES
+) -> Group:
     """As published, a group whose scheduler is not known is scheduled by DRF."""
+    order = scheduler if scheduler in queues else "drf"
     return Group(
         name=name,
-        order=Order(scheduler) if scheduler in set(Order) else Order.DRF,
+        order=order,
+        queue=queues[order],
+        queue_options=dict(options.get("config") or {}),
         selection=SELECTIONS.get(str(options.get("agent_selection_strategy")), Selection.DISPERSED),
         preemption=_preemption(options.get("preemption") or {}),
         reserve_after_s=int(options.get("reserve_after", RESERVE_AFTER_S)),
@@ -140,10 +147,10 @@ def running(conn: sa.Connection) -> tuple[Running, ...]:
 
 
 def shares(conn: sa.Connection, asked: Iterable[Group]) -> tuple[Share, ...]:
-    """What each user holds in those of the groups that look at it."""
+    """What each user holds in those of the groups that may look at it."""
     found: list[Share] = []
     for group in asked:
-        if group.order is not Order.DRF:
+        if group.order in BY_AGE:
             continue
         held: dict[str, list[ResourceSlots]] = {}
         for user_id, slots in _HELD(conn, resource_group=group.name):

@@ -1,5 +1,6 @@
 """Rows of sessions and kernels."""
 
+from collections import namedtuple
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -98,19 +99,29 @@ _MEMBERS = sa.select(*_KERNEL_COLUMNS).order_by(
 _BY_AGE = (sessions.c.created_at, sessions.c.id)
 
 
+def _row_type(columns: Iterable[sa.ColumnElement[Any]]) -> Any:
+    return namedtuple("_row_type", [column.key for column in columns])  # type: ignore[misc]
+
+
+_session_row = _row_type(sessions.c)._make
+_kernel_row = _row_type(_KERNEL_COLUMNS)._make
+
+
 class _Prepared:
     """A search for sessions that is made once; its conditions may hold bind parameters."""
 
     def __init__(self, *where: sa.ColumnElement[bool]) -> None:
-        self._sessions = sa.select(sessions).where(*where).order_by(*_BY_AGE)
-        self._members = _MEMBERS.where(kernels.c.session_id.in_(sa.select(sessions.c.id).where(*where)))
+        self._sessions = Query(sa.select(sessions).where(*where).order_by(*_BY_AGE))
+        self._members = Query(
+            _MEMBERS.where(kernels.c.session_id.in_(sa.select(sessions.c.id).where(*where)))
+        )
 
     def __call__(self, conn: sa.Connection, **parameters: Any) -> list[Session]:
-        rows = conn.execute(self._sessions, parameters).all()
+        rows = [_session_row(row) for row in self._sessions(conn, **parameters)]
         if not rows:
             return []
         members: dict[Any, list[Kernel]] = {row.id: [] for row in rows}
-        for row in conn.execute(self._members, parameters):
+        for row in map(_kernel_row, self._members(conn, **parameters)):
             members[row.session_id].append(_kernel(row))
         return [_session(row, members[row.id]) for row in rows]
 

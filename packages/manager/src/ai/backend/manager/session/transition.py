@@ -27,11 +27,28 @@ def announcement(
     session: Session, now: datetime, result: SessionResult | None = None
 ) -> list[dict[str, Any]]:
     """The rows of what `announce` writes."""
+    return _announcement(session, session.status, session.reason, session.reason_detail, now, result)
+
+
+def announcement_of(session: Session, values: Mapping[str, Any], now: datetime) -> list[dict[str, Any]]:
+    """`announcement` of a session after `change`, without making it."""
+    status = SessionStatus(values["status"])
+    return _announcement(session, status, values["reason"], values["reason_detail"], now, None)
+
+
+def _announcement(
+    session: Session,
+    status: SessionStatus,
+    reason: str,
+    detail: Mapping[str, Any],
+    now: datetime,
+    result: SessionResult | None,
+) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    shared = _shared(session)
+    shared = _shared(session) | {"reason": reason, "message": detail.get("message", "")}
     if session.callback_url:
         shared["hasCallback"] = True
-    names = EVENT_NAMES[session.status]
+    names = EVENT_NAMES[status]
     for name in names if result is None else (RESULT_EVENTS[result], *names):
         if name.startswith("session_"):
             rows.append(event_store.row(name, session.id, shared, now))
