@@ -22,9 +22,10 @@ CAUSES = frozenset(
         "cluster-down",
         "task-finished",
         "task-timeout",
+        "preempted",
     }
 )
-"""Why a session that runs may end: its owner, its own program, or its node. Never a crash of ours."""
+"""Why a session that runs may end: its owner, its own program, its node, or another session. Never a crash of ours."""
 RESULTS = frozenset({"success", "failure"})
 
 
