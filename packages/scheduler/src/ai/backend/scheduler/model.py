@@ -24,8 +24,6 @@ class Device:
     free: int
     """In milli: 1000 is all of it."""
     id: str = ""
-    numa_node: int = -1
-    """-1: not known, or near none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,12 +79,6 @@ class Workload:
     """How long it runs at most, as declared, or as it will probably run, as learned; None: nothing is known."""
     preempting: bool = False
     """Others were told to make room for it: what gets free is its own, whoever stands before it."""
-    avoid: frozenset[str] = frozenset()
-    """Agents on which it just failed to start: they come last."""
-    spread: str = ""
-    """Workloads that name the same spread group in a project go to different agents while there are some."""
-    pack: str = ""
-    """Workloads that name the same pack group in a project go to the same agent while it can take them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,8 +110,6 @@ class Running:
     user: str = ""
     project: str = ""
     domain: str = ""
-    spread: str = ""
-    pack: str = ""
 
 
 class Selection(enum.StrEnum):
@@ -243,7 +233,6 @@ class Snapshot:
     limits: tuple[Limit, ...] = ()
     running: tuple[Running, ...] = ()
     now: datetime = datetime.min.replace(tzinfo=UTC)
-    seed: int = 0
     mix: Mix = Mix()
     """What is usually asked for, by which strategies that look ahead measure."""
 
