@@ -14,7 +14,7 @@ from uuid import UUID
 from ai.backend.common.quantity import ResourceSlots, sum_slots
 
 from .cycle import plan
-from .model import AgentView, Limit, Plan, Scope, Share, Snapshot, Start, Workload
+from .model import AgentView, Limit, Plan, Running, Scope, Share, Snapshot, Start, Workload
 
 NEVER = datetime.max.replace(tzinfo=UTC)
 
@@ -30,6 +30,23 @@ class End:
     user: str = ""
     project: str = ""
     domain: str = ""
+
+
+def ends_of(running: Iterable[Running]) -> list[End]:
+    """Those that are known."""
+    return [
+        End(
+            at=one.ends_at,
+            held=tuple((held.agent_id, held.slots) for held in one.held),
+            resource_group=one.resource_group,
+            keypair=one.keypair,
+            user=one.user,
+            project=one.project,
+            domain=one.domain,
+        )
+        for one in running
+        if one.ends_at is not None
+    ]
 
 
 def forecast(

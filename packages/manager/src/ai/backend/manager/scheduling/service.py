@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from ai.backend.common.clock import Clock
 from ai.backend.common.ids import SessionId
 from ai.backend.scheduler.cycle import plan
-from ai.backend.scheduler.forecast import End, forecast
+from ai.backend.scheduler.forecast import ends_of, forecast
 from ai.backend.scheduler.model import Need, Plan, Remedy, Running, Snapshot
 from ai.backend.scheduler.queue import QUEUES, Factory
 from ai.backend.scheduler.unblock import sentence
@@ -59,13 +59,11 @@ class SchedulingService:
 
         def op(
             conn: sa.Connection,
-        ) -> tuple[
-            list[Session], dict[SessionId, list[Dependency]], Rows | None, list[End], tuple[Running, ...]
-        ]:
-            return *load(conn, self._queues, group), store.known_ends(conn), store.running(conn)
+        ) -> tuple[list[Session], dict[SessionId, list[Dependency]], Rows | None, tuple[Running, ...]]:
+            return *load(conn, self._queues, group), store.running(conn)
 
         async with self._explaining:
-            pending, needs, rows, ends, running = await self._database.read(op)
+            pending, needs, rows, running = await self._database.read(op)
             found = next((one for one in pending if one.id == session.id), None)
             if found is None or rows is None:  # it has gone on meanwhile
                 return settled(await self._sessions.get(principal, str(session.id), live_only=False))
@@ -77,7 +75,7 @@ class SchedulingService:
                 snapshot = snapshot_of(
                     rows.agents, in_queue, rows.groups, rows.shares, rows.limits, now=now, running=running
                 )
-                return await asyncio.to_thread(queued, found, snapshot, ends, now, _lasting(in_queue))
+                return await asyncio.to_thread(queued, found, snapshot, now, _lasting(in_queue))
             if not isinstance(said, Hold):
                 return Why(session=found, rule=said.reason, message=said.message)
             snapshot = snapshot_of(
@@ -96,7 +94,7 @@ class SchedulingService:
         demand(principal, Action.SCHEDULER_SIMULATE)
         now = self._clock.now()
 
-        def op(conn: sa.Connection) -> tuple[Facts, list[End], dict[UUID, timedelta]]:
+        def op(conn: sa.Connection) -> tuple[Facts, dict[UUID, timedelta]]:
             pending, needs, rows = load(conn, self._queues, draft.resource_group)
             assert rows is not None, "a group was named"
             in_queue = [one for one in pending if not _held(one, needs, now)]
@@ -114,13 +112,12 @@ class SchedulingService:
                     running=store.running(conn) if draft.agents is None else (),
                 ),
             )
-            ends = store.known_ends(conn) if draft.agents is None else []
-            return facts, ends, _lasting(in_queue)
+            return facts, _lasting(in_queue)
 
-        def work(facts: Facts, ends: list[End], lasting: dict[UUID, timedelta]) -> Simulated:
+        def work(facts: Facts, lasting: dict[UUID, timedelta]) -> Simulated:
             snapshot = snapshot_for(draft, facts, now=now)
             made = plan(snapshot)
-            return outcome(draft, snapshot, made, _estimates(snapshot, made, ends, now, lasting))
+            return outcome(draft, snapshot, made, _estimates(snapshot, made, now, lasting))
 
         async with self._simulating:
             return await asyncio.to_thread(work, *await self._database.read(op))
@@ -137,19 +134,17 @@ def _lasting(sessions: list[Session]) -> dict[UUID, timedelta]:
 def _estimates(
     snapshot: Snapshot,
     made: Plan,
-    ends: list[End],
     now: datetime,
     lasting: Mapping[UUID, timedelta],
     *,
     until: UUID | None = None,
 ) -> dict[UUID, datetime]:
     steps = min(STEPS_MAX, FORECAST_MAX // max(len(snapshot.workloads), 1))
+    ends = ends_of(snapshot.running)
     return forecast(snapshot, made, ends, now=now, lasting=lasting, until=until, steps_max=steps)
 
 
-def queued(
-    session: Session, snapshot: Snapshot, ends: list[End], now: datetime, lasting: Mapping[UUID, timedelta]
-) -> Why:
+def queued(session: Session, snapshot: Snapshot, now: datetime, lasting: Mapping[UUID, timedelta]) -> Why:
     """Of a session that stands in the queue. Pure."""
     made = plan(snapshot)
     refusal = next((one for one in made.refusals if one.workload_id == session.id), None)
@@ -164,7 +159,7 @@ def queued(
     estimates = (
         {session.id: place.at}
         if place is not None and place.at is not None
-        else _estimates(snapshot, made, ends, now, lasting, until=session.id)
+        else _estimates(snapshot, made, now, lasting, until=session.id)
     )
     return Why(
         session=session,

@@ -8,7 +8,6 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from ai.backend.common.quantity import ResourceSlots, sum_slots
-from ai.backend.scheduler.forecast import End
 from ai.backend.scheduler.model import (
     Group,
     Held,
@@ -34,26 +33,6 @@ _HELD = Query(
     sa.select(sessions.c.user_id, sessions.c.requested_slots).where(
         sessions.c.resource_group == sa.bindparam("resource_group", ""), one_of(sessions.c.status, OCCUPYING)
     )
-)
-_KNOWN_ENDS = Query(
-    sa.select(
-        sessions.c.id,
-        sessions.c.deadline_at,
-        sessions.c.resource_group,
-        sessions.c.access_key,
-        sessions.c.user_id,
-        sessions.c.project_id,
-        sessions.c.domain_name,
-        kernels.c.agent_id,
-        kernels.c.requested_slots,
-    )
-    .join(sessions, sessions.c.id == kernels.c.session_id)
-    .where(
-        one_of(sessions.c.status, [SessionStatus.RUNNING.value]),
-        sessions.c.deadline_at.is_not(None),
-        kernels.c.agent_id.is_not(None),
-    )
-    .order_by(sessions.c.deadline_at, kernels.c.id)
 )
 _RUNNING = Query(
     sa.select(
@@ -160,20 +139,3 @@ def shares(conn: sa.Connection, asked: Iterable[Group]) -> tuple[Share, ...]:
             for user, all_of in held.items()
         ]
     return tuple(found)
-
-
-def known_ends(conn: sa.Connection) -> list[End]:
-    """When running sessions will be ended, where a limit says so: the deadline of a session that runs is its time limit."""
-    found: dict[UUID, End] = {}
-    for session_id, at, group, access_key, user_id, project_id, domain, agent_id, slots in _KNOWN_ENDS(conn):
-        before = found.get(session_id)
-        found[session_id] = End(
-            at=at,
-            held=(*(before.held if before else ()), (agent_id, ResourceSlots(slots))),
-            resource_group=group,
-            keypair=access_key,
-            user=str(user_id),
-            project=str(project_id),
-            domain=domain,
-        )
-    return list(found.values())
