@@ -43,28 +43,32 @@ class Preemptor:
         self._now = now
         self.spent: set[UUID] = set()
         self.attempts = 0
+        self._turns: dict[UUID, tuple[int, float, str]] = {}
 
     def victims(
         self, workload: Workload, demands: Sequence[Demand], later: Fleet
     ) -> tuple[list[Running], list[int]] | None:
         """Who goes, beside those who are ending already, and the rows of the demands then. `later` is the fleet once those have ended; the
         victims' room is added to it. None: nobody can help."""
+        if workload.preempting:
+            rows = self._rows_without(later, (), demands)
+            if rows is not None:
+                return [], rows
         self.attempts += 1
         candidates = [
             one
             for one in self._timeline.sessions
             if one.id not in self.spent and eligible(one, workload, self._how, self._now)
         ]
-        if not candidates and not workload.preempting:
+        if not candidates:
             return None
-        order = self._order(later, candidates)
         by_row: dict[int, list[Running]] = defaultdict(list)
-        for one in sorted(candidates, key=lambda one: order[one.id]):
+        for one in sorted(candidates, key=lambda one: self._turn(later, one)):
             for row in self._timeline.parts[self._timeline.number[one.id]]:
                 by_row[row].append(one)
         then, chosen, rows = later.copy(), list[Running](), list[int]()
         for demand in demands:
-            found = self._room(then, demand, by_row, chosen, order)
+            found = self._room(then, demand, by_row, chosen)
             if found is None:
                 return None
             row, gone = found
@@ -73,7 +77,7 @@ class Preemptor:
             chosen += gone
             self._take(then, row, demand)
             rows.append(row)
-        for one in sorted(chosen, key=lambda one: order[one.id], reverse=True):
+        for one in sorted(chosen, key=lambda one: self._turn(later, one), reverse=True):
             fewer = [other for other in chosen if other is not one]
             other_rows = self._rows_without(later, fewer, demands)
             if other_rows is not None:
@@ -83,26 +87,22 @@ class Preemptor:
         self.spent |= {one.id for one in chosen}
         return chosen, rows
 
-    def _order(self, fleet: Fleet, candidates: Sequence[Running]) -> dict[UUID, tuple[int, float, str]]:
+    def _turn(self, fleet: Fleet, one: Running) -> tuple[int, float, str]:
         """Who goes first: the least."""
-        capacity = np.maximum(fleet.capacity.sum(axis=0), 1)
+        found = self._turns.get(one.id)
+        if found is None:
+            found = self._turns[one.id] = (one.job_priority, self._key(fleet, one), str(one.id))
+        return found
 
-        def size(one: Running) -> float:
-            held = sum((fleet.row_of(held.slots) for held in one.held), np.zeros(len(capacity), np.int64))
-            return float((held / capacity).max(initial=0.0))
-
-        def key(one: Running) -> float:
-            match self._how.order:
-                case PreemptionOrder.OLDEST:
-                    return one.started_at.timestamp()
-                case PreemptionOrder.SMALLEST:
-                    return size(one)
-                case PreemptionOrder.FEWEST:
-                    return -size(one)
-                case _:
-                    return -one.started_at.timestamp()
-
-        return {one.id: (one.job_priority, key(one), str(one.id)) for one in candidates}
+    def _key(self, fleet: Fleet, one: Running) -> float:
+        match self._how.order:
+            case PreemptionOrder.OLDEST:
+                return one.started_at.timestamp()
+            case PreemptionOrder.NEWEST:
+                return -one.started_at.timestamp()
+        held = sum((fleet.row_of(held.slots) for held in one.held), np.zeros(len(fleet.columns), np.int64))
+        size = float((held / np.maximum(fleet.capacity.sum(axis=0), 1)).max(initial=0.0))
+        return size if self._how.order is PreemptionOrder.SMALLEST else -size
 
     def _room(
         self,
@@ -110,28 +110,29 @@ class Preemptor:
         demand: Demand,
         by_row: dict[int, list[Running]],
         chosen: Sequence[Running],
-        order: dict[UUID, tuple[int, float, str]],
     ) -> tuple[int, list[Running]] | None:
-        """A row for the demand, and who has to leave it."""
+        """A row for the demand, and who has to leave it. Rows are looked at in the order of who would go first there, and no further than
+        one can be better: each lets at least one go, who is not before its first."""
         spot = Placer(then, BestFit()).find(demand)
         if spot is not None:
             return spot.row, []
         right = allowed(then, demand)
         gone = {one.id for one in chosen}
         best: tuple[tuple[float, ...], int, list[Running]] | None = None
-        for row in sorted(by_row):
+        fewest = self._how.order is PreemptionOrder.FEWEST
+        for row in sorted(by_row, key=lambda row: (self._turn(then, by_row[row][0]), row)):
             if not right[row]:
                 continue
+            lowest, key, _ = self._turn(then, by_row[row][0])
+            least: tuple[float, ...] = (1, lowest, key) if fewest else (lowest, 1, key)
+            if best is not None and best[0] <= least:
+                break
             leaving = self._leaving(then, demand, row, [one for one in by_row[row] if one.id not in gone])
             if leaving is None:
                 continue
             highest, many = max(one.job_priority for one in leaving), len(leaving)
-            fewest = self._how.order is PreemptionOrder.FEWEST
-            cost = (
-                (many, highest, row)
-                if fewest
-                else (highest, many, max(order[one.id][1] for one in leaving), row)
-            )
+            last = max(self._turn(then, one)[1] for one in leaving)
+            cost: tuple[float, ...] = (many, highest, last) if fewest else (highest, many, last)
             if best is None or cost < best[0]:
                 best = (cost, row, leaving)
         return None if best is None else best[1:]
