@@ -98,6 +98,19 @@ async def test_sqlite_is_not_asked_again_while_nothing_changes(tmp_path: Path) -
     await database.close()
 
 
+async def test_what_was_kept_of_one_database_is_not_told_of_another(tmp_path: Path) -> None:
+    """One process may open many, one after the other, and what it asks is the same."""
+    query = Query(sa.select(sa.table("t", sa.column("a")).c.a))
+    for number in range(40):
+        database = SqliteDatabase(tmp_path / f"{number}.db")
+        await database.open()
+        await database.run(create)
+        for _ in range(number % 3):
+            await database.run(insert)
+        assert len(await database.read(query)) == number % 3
+        await database.close()
+
+
 async def test_sqlite_is_one_private_file_when_closed(tmp_path: Path) -> None:
     database = SqliteDatabase(tmp_path / "t.db")
     await database.open()

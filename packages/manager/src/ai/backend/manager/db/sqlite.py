@@ -79,10 +79,11 @@ def read_others(connection: sa.Connection, op: Operation[T]) -> T:
     may be kept as long as that stays."""
 
     def reading(connection: sa.Connection) -> T:
-        # The first statement fixes what the transaction sees. The number is this connection's own, hence its identity.
-        driver = driver_of(connection)
-        (version,) = driver.execute("PRAGMA data_version").fetchone()
-        connection.connection.info[UNCHANGED] = (id(driver), version)
+        # The first statement fixes what the transaction sees.
+        (version,) = driver_of(connection).execute("PRAGMA data_version").fetchone()
+        info = connection.connection.info
+        # The number is this connection's own. Whoever keeps the pair keeps the object, so that no later connection has the same one.
+        info[UNCHANGED] = (info.setdefault("itself", object()), version)
         return op(connection)
 
     return _perform(connection, reading, "BEGIN")

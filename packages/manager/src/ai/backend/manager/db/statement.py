@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 Processor = Callable[[Any], Any]
 UNCHANGED = "unchanged"
-"""In the info of a connection that only reads: a number that stays the same while the database does."""
+"""In the info of a connection that only reads: what stays the same while the database does, and is no other database's."""
 KEPT_ANSWERS_MAX, KEPT_ROWS_MAX = 64, 256
 
 
@@ -100,16 +100,16 @@ class _Plan:
             if convert is not None:
                 self._results.append((index, convert))
         self._kept: dict[tuple[Any, ...], Sequence[Sequence[Any]]] = {}
-        self._kept_of = (-1, -1)
+        self._kept_of: object = None
 
     def kept_rows(
-        self, driver: Any, parameters: Mapping[str, Any], unchanged: tuple[int, int]
+        self, driver: Any, parameters: Mapping[str, Any], unchanged: object
     ) -> Sequence[Sequence[Any]]:
         """`rows`, as they were kept from the last time if the database is what it was then."""
         if unchanged != self._kept_of or len(self._kept) >= KEPT_ANSWERS_MAX:
             self._kept.clear()
             self._kept_of = unchanged
-        asked = tuple(parameters.values())
+        asked = tuple(parameters.items())
         found = self._kept.get(asked)
         if found is None:
             found = self.rows(driver, parameters)
