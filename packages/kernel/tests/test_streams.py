@@ -221,8 +221,8 @@ def test_hanging_up_works_under_nohup_too(started_by_nohup: None, agent: Agent, 
 def test_a_shell_that_ignores_the_hang_up_is_killed(agent: Agent, door: Door) -> None:
     before = children(agent.process.pid)
     terminal = open_terminal(agent, door)
-    terminal.sendall(typed(b"trap '' HUP TERM; while true; do read -t 1 x; done; echo r''eady\n"))
-    read_until(terminal, b"done")
+    terminal.sendall(typed(b"trap '' HUP TERM; echo r''eady; while true; do read -t 1 x; done\n"))
+    read_until(terminal, b"ready")
     process, shell = shell_of(agent, before)
     terminal.close()
     until(lambda: not Path(f"/proc/{shell}").exists() and not Path(f"/proc/{process}").exists())

@@ -251,6 +251,7 @@ def _end(shell: int) -> None:
             return
         time.sleep(0.02)
     _signal_group(shell, _signal.SIGKILL)
+    os.kill(shell, _signal.SIGKILL)  # one that has not come to lead a group of its own
     os.waitpid(shell, 0)
 
 
