@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from .column import JSON_CODEC
 from .database import DatabaseBusy, DatabaseFull, DatabaseUnavailable, Operation, UniqueViolation
 from .schema import metadata
-from .statement import UNCHANGED
+from .statement import KEPT, Kept
 
 T = TypeVar("T")
 
@@ -81,9 +81,7 @@ def read_others(connection: sa.Connection, op: Operation[T]) -> T:
     def reading(connection: sa.Connection) -> T:
         # The first statement fixes what the transaction sees.
         (version,) = driver_of(connection).execute("PRAGMA data_version").fetchone()
-        info = connection.connection.info
-        # The number is this connection's own. Whoever keeps the pair keeps the object, so that no later connection has the same one.
-        info[UNCHANGED] = (info.setdefault("itself", object()), version)
+        connection.connection.info.setdefault(KEPT, Kept()).begin(version)
         return op(connection)
 
     return _perform(connection, reading, "BEGIN")

@@ -11,9 +11,8 @@ from typing import Any
 import sqlalchemy as sa
 
 Processor = Callable[[Any], Any]
-UNCHANGED = "unchanged"
-"""In the info of a connection that only reads: what stays the same while the database does, and is no other database's."""
-KEPT_ANSWERS_MAX, KEPT_ROWS_MAX = 64, 256
+KEPT = "kept"
+"""In the info of a connection that only reads: its `Kept`."""
 
 
 class Query:
@@ -35,10 +34,37 @@ class Query:
         if self._plan is None:
             self._plan = _Plan(self._statement, conn.dialect)
         pooled = conn.connection
-        unchanged = pooled.info.get(UNCHANGED)
-        if unchanged is None:
+        kept: Kept | None = pooled.info.get(KEPT)
+        if kept is None:
             return self._plan.rows(pooled.driver_connection, parameters)
-        return self._plan.kept_rows(pooled.driver_connection, parameters, unchanged)
+        asked = (self, *parameters.items())
+        found = kept.answers.get(asked)
+        if found is None:
+            found = self._plan.rows(pooled.driver_connection, parameters)
+            kept.add(asked, found)
+        return found
+
+
+class Kept:
+    """What a connection was answered, as long as the database does not change."""
+
+    ROWS_MAX = 20_000
+
+    def __init__(self) -> None:
+        self.answers: dict[tuple[Any, ...], Sequence[Sequence[Any]]] = {}
+        self._version = -1
+        self._rows = 0
+
+    def begin(self, version: int) -> None:
+        """A transaction sees the database in this version."""
+        if version != self._version:
+            self.answers.clear()
+            self._version, self._rows = version, 0
+
+    def add(self, asked: tuple[Any, ...], found: Sequence[Sequence[Any]]) -> None:
+        if self._rows + len(found) < self.ROWS_MAX:
+            self._rows += len(found) + 1
+            self.answers[asked] = found
 
 
 class Many:
@@ -99,23 +125,6 @@ class _Plan:
             convert = column.type.dialect_impl(dialect).result_processor(dialect, None)
             if convert is not None:
                 self._results.append((index, convert))
-        self._kept: dict[tuple[Any, ...], Sequence[Sequence[Any]]] = {}
-        self._kept_of: object = None
-
-    def kept_rows(
-        self, driver: Any, parameters: Mapping[str, Any], unchanged: object
-    ) -> Sequence[Sequence[Any]]:
-        """`rows`, as they were kept from the last time if the database is what it was then."""
-        if unchanged != self._kept_of or len(self._kept) >= KEPT_ANSWERS_MAX:
-            self._kept.clear()
-            self._kept_of = unchanged
-        asked = tuple(parameters.items())
-        found = self._kept.get(asked)
-        if found is None:
-            found = self.rows(driver, parameters)
-            if len(found) <= KEPT_ROWS_MAX:
-                self._kept[asked] = found
-        return found
 
     def rows(self, driver: Any, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         values = self._values
