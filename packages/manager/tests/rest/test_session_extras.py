@@ -8,11 +8,13 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+import sqlalchemy as sa
 
 from ai.backend.client.client import AsyncClient
 from ai.backend.client.config import ClientConfig
 from ai.backend.client.error import ApiError
 from ai.backend.client.sync import Client
+from ai.backend.manager.db.schema import kernels
 from ai.backend.testkit.app_proxy import AppProxy
 
 from .conftest import World
@@ -51,12 +53,11 @@ async def test_a_task_log(world: World) -> None:
     head = await world.call("HEAD", f"/session/_/logs?taskId={made['sessionId']}")
     assert (head.status, head.body) == (200, b"")
     assert info["name"] == "train"
-    # After its end too.
+    # After its end too, once they are kept.
     await world.call("DELETE", "/session/train")
+    query = sa.select(kernels.c.logs).where(kernels.c.id == kernel.main.id)
     async with asyncio.timeout(WAIT_S):
-        while (
-            await world.call("GET", f"/session/_/logs?taskId={kernel.main.id}")
-        ).body.decode() != world.agent.logs:
+        while await world.database.read(lambda conn: conn.execute(query).scalar_one()) != world.agent.logs:
             await asyncio.sleep(0.02)
     world.agent.logs = "gone"
     assert (
