@@ -121,9 +121,9 @@ if given.docker_host == "crash":
 told = {"endpoint": "http://" + given.listen, "pid": os.getpid(), "backend": "sandbox", "home": given.home, "seconds": 0.1}
 write_cluster_file(home, told)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-os.write(int(given.ready_fd), json.dumps(told).encode() + b"\\n")
-os.close(int(given.ready_fd))
 try:
+    os.write(int(given.ready_fd), json.dumps(told).encode() + b"\\n")
+    os.close(int(given.ready_fd))
     while True:
         signal.pause()
 finally:

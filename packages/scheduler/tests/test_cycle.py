@@ -196,7 +196,7 @@ def test_orders_of_queues() -> None:
     def ids(order_: str, shares: tuple[Share, ...] = ()) -> list[int]:
         group = Group(name="default", order=order_)
         snapshot = Snapshot(agents=(agent("a"),), workloads=works, groups=(group,), shares=shares)
-        return [one.id.int for one in order(group, works, snapshot)[0]]
+        return [one.id.int for one in order(group, [works], snapshot)[0]]
 
     assert ids("fifo") == [1, 2, 3, 4, 5]
     assert ids("lifo") == [5, 4, 3, 2, 1]

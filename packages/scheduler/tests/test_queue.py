@@ -9,7 +9,7 @@ import pytest
 
 from ai.backend.scheduler import conformance
 from ai.backend.scheduler.cycle import plan
-from ai.backend.scheduler.model import Group, Snapshot, Workload
+from ai.backend.scheduler.model import Group, Preemption, Snapshot, Workload
 from ai.backend.scheduler.queue import QUEUES, Factory, View, check_queue
 
 from .test_cycle import agent, workload
@@ -66,6 +66,22 @@ class Writing(Bad):
         return band
 
 
+class Endless(Bad):
+    def order(self, band: Sequence[Workload]) -> Iterable[Workload]:
+        while True:
+            yield from band
+
+
+class Exiting(Bad):
+    def order(self, band: Sequence[Workload]) -> Iterable[Workload]:
+        raise SystemExit(1)
+
+
+class Shrinking(Bad):
+    def order(self, band: Sequence[Workload]) -> Iterable[Workload]:
+        return [replace(one, kernels=workload(one.id.int, 1).kernels) for one in band]
+
+
 class Largest:
     """What a third party would write: the largest first."""
 
@@ -101,7 +117,25 @@ def test_the_kit_finds_what_does_not_conform(queue: Factory, problem: str) -> No
     assert problem in conformance.check(queue, random.Random(1))
 
 
-@pytest.mark.parametrize("queue", [Forgetful, Double, Throwing, Inventive])
+def test_what_a_queue_made_of_workloads_is_of_no_interest() -> None:
+    works = tuple(workload(number, 4000) for number in range(1, 6))
+    group = Group(name="default", order="bad", queue=Shrinking)
+    made = plan(Snapshot(agents=(agent("a"),), workloads=works, groups=(group,)))
+    assert len(made.starts) == 1 and not made.faults
+
+
+def test_one_queue_orders_all_ranks_of_a_group_that_preempts() -> None:
+    works = (
+        replace(workload(1, 1000, age_s=9), user="u", job_priority=1),
+        replace(workload(2, 1000, age_s=8), user="u"),
+        replace(workload(3, 1000, age_s=7), user="v"),
+    )
+    group = Group(name="default", order="drf", preemption=Preemption())
+    made = plan(Snapshot(agents=(agent("a"),), workloads=works, groups=(group,)))
+    assert [one.workload_id.int for one in made.starts] == [1, 3, 2], "u has one ahead already"
+
+
+@pytest.mark.parametrize("queue", [Forgetful, Double, Throwing, Inventive, Endless, Exiting])
 def test_a_bad_queue_is_not_followed_in_its_group_alone(queue: Factory) -> None:
     works = (workload(1, 3000, age_s=1), workload(2, 3000, age_s=9))
     others = tuple(replace(workload(number, 1000), resource_group="other") for number in (3, 4))

@@ -55,6 +55,8 @@ async def test_a_third_partys_queue(
     async with running(database, tmp_path, template) as world:
         refused = await ask(world, MODIFY, scheduler="broken", opts="{}")
         assert not refused["ok"] and "drf, fair-share, fifo, lifo, newest" in refused["msg"]
+        for opts in ('{"config": "abc"}', '{"reserve_after": null}', '{"preemption": {"min_runtime": null}}'):
+            assert not (await ask(world, MODIFY, scheduler="newest", opts=opts))["ok"]
         assert (await ask(world, MODIFY, scheduler="newest", opts="{}"))["ok"]
         await create(world, "first-one")
         why = (await world.call("GET", "/session/first-one/why")).json

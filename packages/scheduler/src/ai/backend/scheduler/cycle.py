@@ -97,16 +97,11 @@ def _in_turn(
     group: Group, workloads: Sequence[Workload], snapshot: Snapshot
 ) -> tuple[Sequence[Workload], Fault | None]:
     if group.preemption is None:
-        return order(group, workloads, snapshot)
+        return order(group, [workloads], snapshot)
     ranks: dict[tuple[bool, int], list[Workload]] = defaultdict(list)
     for workload in workloads:
         ranks[workload.preempting, workload.job_priority].append(workload)
-    found, faults = list[Workload](), list[Fault]()
-    for rank in sorted(ranks, reverse=True):
-        in_turn, fault = order(group, ranks[rank], snapshot)
-        found += in_turn
-        faults += [fault] if fault else []
-    return found, next(iter(faults), None)
+    return order(group, [ranks[rank] for rank in sorted(ranks, reverse=True)], snapshot)
 
 
 def may_reserve(workload: Workload, group: Group, snapshot: Snapshot) -> bool:

@@ -14,10 +14,12 @@ snapshot never matters.
 
 import heapq
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Protocol
+from uuid import UUID
 
 from ai.backend.common.quantity import ResourceSlots, sum_slots
 
@@ -121,13 +123,16 @@ def check_queue(loaded: object) -> str:
 
 
 def order(
-    group: Group, workloads: Sequence[Workload], snapshot: Snapshot
+    group: Group, ranks: Sequence[Sequence[Workload]], snapshot: Snapshot
 ) -> tuple[Sequence[Workload], Fault | None]:
-    """All of them, and what was wrong with the group's queue if it is not followed."""
-    bands: dict[int, list[Workload]] = defaultdict(list)
-    for workload in sorted(workloads, key=lambda workload: (workload.created_at, workload.id)):
-        bands[workload.priority].append(workload)
-    by_age = [bands[priority] for priority in sorted(bands, reverse=True)]
+    """All workloads of the ranks, rank by rank, and what was wrong with the group's queue if it is not followed. One queue orders them all:
+    what it lets ahead in one rank counts in the next."""
+    by_age: list[list[Workload]] = []
+    for rank in ranks:
+        bands: dict[int, list[Workload]] = defaultdict(list)
+        for workload in sorted(rank, key=lambda workload: (workload.created_at, workload.id)):
+            bands[workload.priority].append(workload)
+        by_age += [bands[priority] for priority in sorted(bands, reverse=True)]
     view = View(
         group=group.name,
         capacity=sum_slots([one.capacity for one in snapshot.agents if one.resource_group == group.name]),
@@ -139,12 +144,14 @@ def order(
     try:
         queue = (group.queue or QUEUES[group.order])(view)
         for band in by_age:
-            ordered = list(queue.order(tuple(band)))
-            problem = _problem(band, ordered)
+            given = {one.id: one for one in band}
+            # One more than there are is enough to see that it never ends. And what it made of them is of no interest: only their order.
+            ordered = [one.id for one in islice(queue.order(tuple(band)), len(band) + 1)]
+            problem = _problem(given, ordered)
             if problem:
                 return _plain(by_age), Fault(group=group.name, queue=group.order, message=problem)
-            found += ordered
-    except Exception as exc:
+            found += [given[one] for one in ordered]
+    except (Exception, SystemExit) as exc:
         message = f"{type(exc).__name__}: {exc}"
         return _plain(by_age), Fault(group=group.name, queue=group.order, message=message)
     return found, None
@@ -154,11 +161,10 @@ def _plain(bands: Iterable[Sequence[Workload]]) -> list[Workload]:
     return [workload for band in bands for workload in band]
 
 
-def _problem(given: Sequence[Workload], ordered: Sequence[Workload]) -> str:
+def _problem(given: Collection[UUID], ordered: Sequence[UUID]) -> str:
     """What is wrong with an order; empty: nothing."""
-    if len(ordered) == len(given) and {one.id for one in ordered} == {one.id for one in given}:
-        return ""
-    missing = {one.id for one in given} - {one.id for one in ordered}
-    if missing:
-        return f"it left out {len(missing)} of {len(given)} workloads"
-    return f"it yielded {len(ordered)} workloads of {len(given)}"
+    if set(ordered) - set(given):
+        return "it yielded workloads that it was not given"
+    if len(ordered) > len(given) or len(set(ordered)) < len(ordered):
+        return "it yielded a workload twice"
+    return "" if len(ordered) == len(given) else "it left workloads out"

@@ -92,8 +92,10 @@ def _scheduler_opts(field: str, value: Any) -> dict[str, Any]:
     wanted = found.get("agent_selection_strategy")
     if wanted is not None:
         _one_of(*SELECTIONS)(f"{field}.agent_selection_strategy", wanted)
-    if found.get("reserve_after") is not None:
+    if "reserve_after" in found:
         _count(0, 30 * 86400)(f"{field}.reserve_after", found["reserve_after"])
+    if "config" in found and not isinstance(found["config"], dict):
+        raise _bad(f"{field}.config", "a JSON object")
     if found.get("preemption") is not None:
         _preemption(f"{field}.preemption", found["preemption"])
     return found

@@ -168,7 +168,7 @@ class Scheduling:
         queues: Mapping[str, Factory] = QUEUES,
         fault: Callable[[Fault], Awaitable[None]] | None = None,
     ) -> None:
-        """`fault` is told once of each queue that is not followed, and why, until it is followed again or something else is wrong."""
+        """`fault` is told once of each queue that is not followed, and why, until it is followed again."""
         self._database = database
         self._clock = clock
         self._config = config
@@ -270,7 +270,8 @@ class Scheduling:
         self._wake()
 
     async def _tell_faults(self, faults: tuple[Fault, ...]) -> None:
-        news = [fault for fault in faults if fault not in self._faults]
+        known = {(fault.group, fault.queue) for fault in self._faults}
+        news = [fault for fault in faults if (fault.group, fault.queue) not in known]
         self._faults = faults
         for fault in news:
             log.error("queue-not-followed", group=fault.group, queue=fault.queue, problem=fault.message)

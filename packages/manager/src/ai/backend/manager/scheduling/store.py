@@ -75,23 +75,35 @@ def group_of(
         name=name,
         order=order,
         queue=queues[order],
-        queue_options=dict(options.get("config") or {}),
+        queue_options=_object(options.get("config")),
         selection=SELECTIONS.get(str(options.get("agent_selection_strategy")), Selection.DISPERSED),
-        preemption=_preemption(options.get("preemption") or {}),
-        reserve_after_s=int(options.get("reserve_after", RESERVE_AFTER_S)),
+        preemption=_preemption(_object(options.get("preemption"))),
+        reserve_after_s=_whole(options.get("reserve_after"), RESERVE_AFTER_S),
     )
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    """What an older release may have let in is passed over: one group's settings never stop the others."""
+    return value if isinstance(value, dict) else {}
+
+
+def _whole(value: Any, otherwise: int) -> int:
+    return value if isinstance(value, int) and value >= 0 else otherwise
 
 
 def _preemption(options: Mapping[str, Any]) -> Preemption | None:
     if not options.get("enabled"):
         return None
     scope = options.get("scope", Scope.USER)
-    return Preemption(
-        mode=PreemptionMode(options.get("mode", PreemptionMode.TERMINATE)),
-        order=PreemptionOrder(options.get("order", PreemptionOrder.NEWEST)),
-        scope=None if scope == "resource-group" else Scope(scope),
-        min_run_time_s=int(options.get("min_runtime", 0)),
-    )
+    try:
+        return Preemption(
+            mode=PreemptionMode(options.get("mode", PreemptionMode.TERMINATE)),
+            order=PreemptionOrder(options.get("order", PreemptionOrder.NEWEST)),
+            scope=None if scope == "resource-group" else Scope(scope),
+            min_run_time_s=_whole(options.get("min_runtime"), 0),
+        )
+    except ValueError:  # of an older release, as in `_object`
+        return None
 
 
 def running(conn: sa.Connection) -> tuple[Running, ...]:
