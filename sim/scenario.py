@@ -63,6 +63,15 @@ class Outcome:
     story: tuple[str, ...] = field(repr=False)
 
 
+SCHEDULING: tuple[dict[str, Any], ...] = (
+    {},
+    {"reserve_after": 3},
+    {"reserve_after": 5, "preemption": {"enabled": True, "scope": "resource-group"}},
+    {"reserve_after": 5, "preemption": {"enabled": True, "order": "oldest", "min_runtime": 5}},
+)
+"""One of them in each run."""
+
+
 async def make_model_agent(
     node: Node, backend: MortalBackend, bus: AgentEnd, clock: Clock, rng: RandomPort
 ) -> AgentProgram:
@@ -172,7 +181,7 @@ def seed_rows(conn: sa.Connection, rng: Random) -> list[Principal]:
     limits = {"max_concurrent_sessions": 20, "max_containers_per_session": 3}
     for table, row in (
         (schema.domains, {"name": "default"}),
-        (schema.resource_groups, {"name": "default"}),
+        (schema.resource_groups, {"name": "default", "scheduler_opts": rng.choice(SCHEDULING)}),
         (schema.keypair_policies, {"name": "default", **limits}),
         (schema.user_policies, {"name": "default"}),
         (schema.project_policies, {"name": "default"}),

@@ -92,6 +92,8 @@ async def create(world: World, rng: Random, principal: Principal, who: str, name
         enqueue_only=rng.random() < 0.5,
         reuse=rng.random() < 0.7,
         max_wait_s=rng.choice((0, 5, 30)),
+        job_priority=rng.choice((0, 0, -1, -2)),
+        preemptible=rng.random() < 0.8,
     )
     created = await act(
         world,
@@ -117,6 +119,7 @@ async def create_batch(world: World, rng: Random, principal: Principal, who: str
         cluster_size=rng.choice((1, 1, 1, 2)),
         enqueue_only=rng.random() < 0.7,
         reuse=rng.random() < 0.7,
+        job_priority=rng.choice((0, 0, -1)),
     )
     created = await act(
         world, f"{who} creates batch {name}: {script}", lambda m: m.sessions.create(principal, draft)

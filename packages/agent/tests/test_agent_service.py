@@ -230,7 +230,7 @@ async def test_a_restarted_agent_adopts_what_runs_and_tells_what_ended(node: Nod
     async with node.agent():
         await node.state(KernelState.RUNNING, K1)
         ended = await node.state(KernelState.TERMINATED, K2)
-        assert ended.exit_code == 3 and ended.reason
+        assert (ended.exit_code, ended.reason) == (3, "self-terminated")
         assert list(node.world.containers) == [str(K1)]
 
 

@@ -177,6 +177,7 @@ class Agent:
     def _adopt(self, entry: Entry) -> None:
         driver = self._kernels[entry.desired.kernel_id] = Driver(self._around, entry.desired, entry.uid)
         driver.reason, driver.message = entry.reason, entry.message
+        driver.ran = entry.ran or entry.state == State.RUNNING.value  # older journals don't tell it
         driver.exit_code, driver.stats, driver.container_id = entry.exit_code, entry.stats, entry.container_id
         try:
             state = State(entry.state)

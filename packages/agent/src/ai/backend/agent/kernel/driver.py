@@ -113,6 +113,8 @@ class Driver:
         self.exit_code: int | None = None
         self.container_id = ""
         self.stats: dict[str, int] = {}
+        self.ran = False
+        """This incarnation has been ready once: whatever ends it then, it is no failure to start."""
         self.runner: Runner | None = None
         self.leaving = False
         """The agent shuts down: what runs is left running."""
@@ -199,6 +201,10 @@ class Driver:
             return
         told = _REPORTED[self.state]
         self.state = step.state
+        if self.state is State.RUNNING:
+            self.ran = True
+        elif self.state is State.RECREATING:
+            self.ran = False
         if self.state is not State.RUNNING:
             for companion in self.companions:
                 companion.cancel()
@@ -227,6 +233,7 @@ class Driver:
                 exit_code=self.exit_code,
                 container_id=self.container_id,
                 stats=self.stats,
+                ran=self.ran,
             )
         )
 
@@ -373,8 +380,13 @@ class Driver:
             async with asyncio.timeout(limit_s):
                 await self.runner.ready.wait()
         except TimeoutError:
-            said = await self._last_words()
-            self._because("failed-to-start", f"Its runner was not ready within {limit_s:g} s.{said}")
+            if self.ran:
+                self._because(
+                    "anomaly-detected", f"Its runner did not answer its restarted agent within {limit_s:g} s."
+                )
+            else:
+                said = await self._last_words()
+                self._because("failed-to-start", f"Its runner was not ready within {limit_s:g} s.{said}")
             self._effect = None
             self.happened(Event.FAILED)
             return
@@ -519,7 +531,7 @@ class Driver:
                 "container-not-found",
                 "Its container ended while nobody watched, for example at a restart of the node.",
             )
-        elif self.state is State.STARTING:
+        elif not self.ran:
             said = await self._last_words()
             self._because(
                 "failed-to-start", f"Its container ended with exit code {code} before it was ready.{said}"

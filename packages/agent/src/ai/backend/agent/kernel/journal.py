@@ -35,6 +35,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int | None = None
     container_id: str = ""
     stats: dict[str, int] = {}
+    ran: bool = False
 
 
 class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
