@@ -49,6 +49,8 @@ class KernelRow:
     status: str
     agent_id: str | None
     slots: Mapping[str, int]
+    attempt: int = 0
+    """Of its session; those that are over have numbers."""
 
     @property
     def occupies(self) -> bool:
@@ -120,6 +122,7 @@ class Checkers:
         self._add(name_violations(rows))
         self._add(dependency_violations(rows))
         self._add(gang_violations(rows))
+        self._add(attempt_violations(rows))
         self._add(self._history_violations(rows))
         self._heal(now_s)
 
@@ -256,7 +259,8 @@ def gang_violations(rows: Rows) -> list[str]:
     """The kernels of a session are placed all or none, and on one node where that is asked for."""
     places: dict[str, set[str | None]] = {}
     for kernel in rows.kernels:
-        places.setdefault(kernel.session_id, set()).add(kernel.agent_id)
+        if kernel.attempt == 0:
+            places.setdefault(kernel.session_id, set()).add(kernel.agent_id)
     found = []
     for session in rows.sessions:
         at = places.get(session.id, set())
@@ -265,6 +269,15 @@ def gang_violations(rows: Rows) -> list[str]:
         elif session.single_node and len(at) > 1:
             found.append(f"session {short(session.id)} of one node is on {len(at)}")
     return found
+
+
+def attempt_violations(rows: Rows) -> list[str]:
+    """No session is tried again before its last attempt is over."""
+    return [
+        f"session {short(kernel.session_id)} still holds what its attempt {kernel.attempt} got"
+        for kernel in rows.kernels
+        if kernel.attempt and kernel.status not in TERMINAL
+    ]
 
 
 def uid_violations(containers: Iterable[ContainerFact]) -> list[str]:

@@ -31,7 +31,12 @@ _SESSIONS = sa.select(
     sessions.c.cluster_mode,
 ).order_by(sessions.c.created_at, sessions.c.id)
 _KERNELS = sa.select(
-    kernels.c.id, kernels.c.session_id, kernels.c.status, kernels.c.agent_id, kernels.c.requested_slots
+    kernels.c.id,
+    kernels.c.session_id,
+    kernels.c.status,
+    kernels.c.agent_id,
+    kernels.c.requested_slots,
+    kernels.c.attempt,
 )
 _DEPENDENCIES = sa.select(session_dependencies.c.session_id, session_dependencies.c.depends_on)
 _AGENTS = sa.select(agents.c.id, agents.c.capacity)
@@ -65,6 +70,7 @@ def rows_of(conn: sa.Connection) -> Rows:
                 status=row.status,
                 agent_id=row.agent_id,
                 slots=row.requested_slots,
+                attempt=row.attempt,
             )
             for row in conn.execute(_KERNELS)
         ),

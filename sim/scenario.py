@@ -68,6 +68,7 @@ SCHEDULING: tuple[dict[str, Any], ...] = (
     {"reserve_after": 3},
     {"reserve_after": 5, "preemption": {"enabled": True, "scope": "resource-group"}},
     {"reserve_after": 5, "preemption": {"enabled": True, "order": "oldest", "min_runtime": 5}},
+    {"reserve_after": 5, "preemption": {"enabled": True, "scope": "resource-group", "mode": "reschedule"}},
 )
 """One of them in each run."""
 

@@ -167,6 +167,15 @@ def test_a_gang_is_placed_whole() -> None:
     assert at("i-1", "i-1") == [] and at("i-1", "i-2", single_node=False) == []
 
 
+def test_no_attempt_outlives_the_next() -> None:
+    def past(status: str) -> list[str]:
+        before = replace(KERNEL, id="k0", status=status, agent_id="i-2", attempt=1, slots={})
+        return fed(rows(SESSION, kernels=(before, replace(KERNEL, slots={}))))
+
+    assert "still holds what its attempt 1 got" in past("TERMINATING")[0]
+    assert past("CANCELLED") == []
+
+
 def test_a_network_is_there_for_its_containers_and_no_longer() -> None:
     network = NetworkFact(agent_id="i-1", session_id="s1")
     checkers = Checkers(patience_s=10)

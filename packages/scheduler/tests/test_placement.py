@@ -231,3 +231,10 @@ def test_strategies_prefer_what_they_say() -> None:
     assert int(GpuPacking().score(packed, demand(1, 300), rows)[0].argmin()) == 1 and devices[1] == 0
     held = {(2, 0, 300): 1}
     assert int(GpuClustering(held).score(packed, demand(1, 300), rows)[0].argmin()) == 2
+
+
+def test_a_row_that_is_avoided_is_taken_only_if_there_is_no_other() -> None:
+    fleet = Fleet([agent(number, cpu=2) for number in range(3)])
+    placer = Placer(fleet, BestFit())
+    got = [placer.place(demand(1), avoid) for avoid in ([0], [0, 1], [0, 1], [2], [0, 1, 2], [], [0, 1])]
+    assert [None if one is None else one.row for one in got] == [1, 2, 2, 1, 0, 0, None]

@@ -14,7 +14,7 @@
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -155,7 +155,8 @@ class _Cycle:
             self._position += 1
             return limited(workload, excesses, self._position)
         units = self._units(workload)
-        outcome = self._take(units)
+        avoid = [self._fleet.row[agent] for agent in workload.avoid if agent in self._fleet.row]
+        outcome = self._take(units, avoid)
         if isinstance(outcome, Finding) and self._room.many and workload.run_time_s is not None:
             outcome = self._take_for_a_while(units, workload.run_time_s) or outcome
         if isinstance(outcome, Finding):
@@ -169,12 +170,12 @@ class _Cycle:
         self._limits.take(workload)
         return Start(workload_id=workload.id, version=workload.version, placements=placements)
 
-    def _take(self, units: Sequence[Unit]) -> Held | Finding:
+    def _take(self, units: Sequence[Unit], avoid: Collection[int]) -> Held | Finding:
         """All of them, or why the first that fits nowhere does not."""
         held: Held = []
         for unit in units:
             finding = self._refused.get(unit.demand)
-            taken = self._placer.place(unit.demand) if finding is None else None
+            taken = self._placer.place(unit.demand, avoid) if finding is None else None
             if taken is None:
                 if finding is None:
                     finding = self._finding(unit.demand)

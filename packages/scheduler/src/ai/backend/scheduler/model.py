@@ -77,6 +77,8 @@ class Workload:
     """Whom it may preempt: those of a lower one. Another axis than `priority`, which is the place in the queue."""
     run_time_s: int | None = None
     """How long it runs at most, as declared, or as it will probably run, as learned; None: nothing is known."""
+    avoid: frozenset[str] = frozenset()
+    """Agents on which it failed to start before: it gets them only if no other will do."""
     preempting: bool = False
     """Others were told to make room for it: what gets free is its own, whoever stands before it."""
 

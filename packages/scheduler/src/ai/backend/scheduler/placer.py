@@ -4,6 +4,7 @@ What a strategy said of an agent holds until the agent changes. So scores are ke
 changed since the last pick for an equal demand are scored again, all in one go.
 """
 
+from collections.abc import Collection
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -49,8 +50,8 @@ class Placer:
         self.strategy = strategy
         self._known: dict[Demand, _Known] = {}
 
-    def find(self, demand: Demand) -> Spot | None:
-        """The best agent that can take it now."""
+    def find(self, demand: Demand, avoid: Collection[int] = ()) -> Spot | None:
+        """The best agent that can take it now, one of the rows in `avoid` only if there is no other."""
         known = self._known.get(demand)
         if known is None:
             known = self._known[demand] = _Known(allowed(self.fleet, demand))
@@ -64,6 +65,11 @@ class Placer:
         if not len(known.scores):
             return None
         best = int(known.scores.argmin())
+        if best in avoid:
+            others = known.scores.copy()
+            others[list(avoid)] = np.inf
+            other = int(others.argmin())
+            best = other if others[other] < np.inf else best
         return Spot(best, int(known.devices[best])) if known.scores[best] < np.inf else None
 
     def _score(self, known: _Known, demand: Demand, rows: Rows) -> None:
@@ -74,9 +80,9 @@ class Placer:
         if len(rows):
             known.scores[rows], known.devices[rows] = self.strategy.score(self.fleet, demand, rows)
 
-    def place(self, demand: Demand) -> Taken | None:
+    def place(self, demand: Demand, avoid: Collection[int] = ()) -> Taken | None:
         """Finds and reserves."""
-        spot = self.find(demand)
+        spot = self.find(demand, avoid)
         return None if spot is None else self.fleet.take(spot.row, demand, spot.device)
 
 

@@ -17,7 +17,6 @@ from ai.backend.common.wire.rpc import AgentReport, DesiredKernel, Sync, SyncRep
 
 from ..config import ManagerConfig
 from ..db.database import Database
-from ..db.schema import kernels, sessions
 from ..dotfile import store as dotfile_store
 from ..dotfile.model import Dotfile
 from ..dotfile.policy import merged
@@ -155,15 +154,6 @@ class DesiredState:
                     key = cluster_key(self._secrets, session) if new else None
                     wanted[kernel.id] = desired_kernel(session, kernel, files if new else (), key)
         left = [KernelId(one.kernel_id) for one in zombies(report, frozenset(wanted))]
-        keep = sa.select(kernels.c.session_id).where(
-            kernels.c.agent_id == agent_id,
-            sa.or_(
-                kernels.c.id.in_(left),
-                sa.and_(kernels.c.status.in_(session_store.TERMINAL), kernels.c.logs.is_(None)),
-            ),
-        )
-        for session in session_store.find(conn, sessions.c.id.in_(keep)):
-            for kernel in session.kernels:
-                if kernel.agent_id == agent_id and kernel.id not in wanted and kernel.status.terminal:
-                    wanted[kernel.id] = desired_kernel(session, kernel)
+        for session, kernel in session_store.ended_on(conn, agent_id, left):
+            wanted[kernel.id] = desired_kernel(session, kernel)
         return list(wanted.values())

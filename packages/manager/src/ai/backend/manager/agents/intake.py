@@ -5,8 +5,9 @@ dropped, and everything else is compared with the rows. Nothing here talks to an
 """
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from itertools import takewhile
 
 import sqlalchemy as sa
 from msgspec import structs
@@ -19,9 +20,10 @@ from ai.backend.common.wire.rpc import AgentReport, KernelReport, KernelState
 from ..config import ManagerConfig
 from ..db.database import Database
 from ..session import store as session_store
-from ..session.machine import react
+from ..session.attempt import RETRIED, blamed_by, tries_again
+from ..session.machine import LOST, Event, Reaction, ran, react
 from ..session.model import Session, SessionStatus
-from ..session.transition import advance, stop_kernels
+from ..session.transition import advance, requeue, stop_kernels
 from . import store
 
 log = get_logger(__name__)
@@ -122,6 +124,7 @@ class Intake:
         now = self._clock.now()
         mine = {kernel.id: reports[kernel.id] for kernel in session.kernels if kernel.id in reports}
         reaction = react(session, mine, missing)
+        reasons = {one: report.reason for one, report in mine.items()} | dict.fromkeys(missing, LOST)
         for kernel_id, values in reaction.kernels.items():
             moved = {"status": values["status"].value, "status_changed_at": now} if "status" in values else {}
             session_store.update_kernel(conn, kernel_id, {**values, **moved})
@@ -131,21 +134,13 @@ class Intake:
         # Events tell exit codes: read the kernels as they are now.
         fresh = session_store.get(conn, session.id)
         assert fresh is not None, "a session vanished inside its transaction"
-        detail = {"message": reaction.message} if reaction.message else {}
-        now_is = advance(
-            conn,
-            fresh,
-            reaction.event,
-            now=now,
-            config=self._config,
-            reason=reaction.reason,
-            detail=detail,
-            result=reaction.result,
-        )
+        now_is = self._advance(conn, fresh, reaction, self._requeue(conn, session, reaction, reasons), now)
         if now_is is not None and now_is.status is SessionStatus.TERMINATING:
             stop_kernels(conn, now_is, reason=reaction.reason or "anomaly-detected", forced=False, now=now)
         if now_is is not None and now_is.status.terminal:
             session_store.touch_agents(conn, (kernel.agent_id for kernel in now_is.kernels))
+        if now_is is not None and now_is.status is SessionStatus.RUNNING and not ran(session):
+            self._count(conn, now_is, now)
         if (
             now_is is not None
             and now_is.status is SessionStatus.RUNNING
@@ -159,6 +154,54 @@ class Intake:
         if started and now_is is not None and now_is.status is SessionStatus.RUNNING and now_is.deadline_at:
             return Change.TIMED
         return Change.PROGRESS if started else Change.ROOM
+
+    def _advance(
+        self,
+        conn: sa.Connection,
+        session: Session,
+        reaction: Reaction,
+        again: frozenset[AgentId] | None,
+        now: datetime,
+    ) -> Session | None:
+        assert reaction.event is not None
+        detail = {"message": reaction.message} if reaction.message else {}
+        over = reaction.event in (Event.ENDED, Event.NEVER_RAN)
+        if over and again is not None and reaction.result is None:
+            return requeue(
+                conn, session, again, now=now, config=self._config, reason=reaction.reason, detail=detail
+            )
+        return advance(
+            conn,
+            session,
+            reaction.event,
+            now=now,
+            config=self._config,
+            reason=reaction.reason,
+            detail=detail,
+            result=reaction.result,
+            requeue=again,
+        )
+
+    @staticmethod
+    def _requeue(
+        conn: sa.Connection, session: Session, reaction: Reaction, reasons: Mapping[KernelId, str]
+    ) -> frozenset[AgentId] | None:
+        """The agents to blame, if a session that ends is to be tried again."""
+        if session.requeue is not None or reaction.reason not in RETRIED:
+            return session.requeue
+        blamed = blamed_by(session, reasons)
+        again = tries_again(session, reaction.reason, blamed, session_store.suitable(conn, session))
+        return blamed if again else None
+
+    @staticmethod
+    def _count(conn: sa.Connection, session: Session, now: datetime) -> None:
+        """It has started: that speaks for its agents, and against those where it failed just before."""
+        mine = {kernel.agent_id for kernel in session.kernels if kernel.agent_id is not None}
+        store.worked(conn, mine)
+        failed = takewhile(lambda one: one.failed, reversed(session.attempts))
+        blamed = {agent for one in failed for agent in one.blamed} - mine
+        if blamed:
+            store.blame(conn, blamed, now)
 
 
 def _says_nothing_new(report: AgentReport, before: AgentReport) -> bool:

@@ -42,6 +42,9 @@ class Agent:
     healthy: bool
     problem: str
     images: frozenset[str]
+    start_failures: int = 0
+    """In a row; see `rotation`."""
+    rests_until: datetime | None = None
 
     @property
     def takes_sessions(self) -> bool:

@@ -1,6 +1,6 @@
 """Rows of agents. What an agent's kernels occupy is summed from the kernels' rows, never stored."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..image import store as image_store
 from ..listing.statement import Field, Fields, condition, ordering
 from ..session.store import OCCUPYING
 from .model import Agent, AgentStatus
+from .rotation import rest
 
 _HELD = sa.select(kernels.c.agent_id, kernels.c.requested_slots).where(
     kernels.c.agent_id.is_not(None), one_of(kernels.c.status, OCCUPYING)
@@ -25,6 +26,11 @@ _ALL = sa.select(agents).order_by(agents.c.id)
 _OF_ID = agents.c.id == sa.bindparam("agent_id")
 _ORDER = sa.select(agents.c.started_at_us, agents.c.sequence, agents.c.generation).where(_OF_ID)
 _STATUS = sa.select(agents.c.status).where(_OF_ID)
+_WORKED = (
+    sa.update(agents)
+    .where(agents.c.id.in_(sa.bindparam("ids", expanding=True)), agents.c.start_failures > 0)
+    .values(start_failures=0, rests_until=None)
+)
 _GENERATIONS = sa.select(agents.c.id, agents.c.generation)
 
 
@@ -62,6 +68,8 @@ def _agent(row: Any, occupied: ResourceSlots, images: frozenset[str]) -> Agent:
         healthy=row.healthy,
         problem=row.problem,
         images=images,
+        start_failures=row.start_failures,
+        rests_until=row.rests_until,
     )
 
 
@@ -88,6 +96,28 @@ def claim(conn: sa.Connection, seen: Mapping[str, int]) -> None:
     """The desired sets of these agents change; their generations were looked at in this transaction."""
     rows = [({"id": one, "generation": old}, {"generation": old + 1}) for one, old in sorted(seen.items())]
     update_rows(conn, agents, rows)
+
+
+def worked(conn: sa.Connection, agent_ids: Collection[AgentId]) -> None:
+    """A session has started there."""
+    conn.execute(_WORKED, {"ids": sorted(agent_ids)})
+
+
+def blame(conn: sa.Connection, agent_ids: Collection[AgentId], now: datetime) -> None:
+    """A session failed to start there that started elsewhere."""
+    for row in conn.execute(
+        sa.select(agents.c.id, agents.c.start_failures).where(agents.c.id.in_(agent_ids))
+    ):
+        failures = row.start_failures + 1
+        update_row(
+            conn, agents, {"id": row.id}, {"start_failures": failures, "rests_until": now + rest(failures)}
+        )
+
+
+def rest_until(conn: sa.Connection, until: Mapping[AgentId, datetime]) -> None:
+    """These have got the one session with which they are tried."""
+    for agent_id, when in until.items():
+        update_row(conn, agents, {"id": agent_id}, {"rests_until": when})
 
 
 def heard(conn: sa.Connection, report: AgentReport, now: datetime, *, images_changed: bool) -> None:

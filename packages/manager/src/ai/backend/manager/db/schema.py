@@ -192,6 +192,8 @@ agents = sa.Table(
     sa.Column("problem", sa.Text, nullable=False, default=""),
     sa.Column("region", sa.String(64), nullable=False, default="local"),
     sa.Column("lost_at", UtcDateTime, nullable=True),
+    sa.Column("start_failures", sa.Integer, nullable=False, default=0),  # in a row: see agents.rotation
+    sa.Column("rests_until", UtcDateTime, nullable=True),
 )
 
 images = sa.Table(
@@ -265,6 +267,8 @@ sessions = sa.Table(
     sa.Column("mounts", JsonDocument, nullable=False, default=list),
     sa.Column("agent_list", JsonDocument, nullable=False, default=list),  # nodes that a superadmin chose
     sa.Column("num_queries", sa.BigInteger, nullable=False, default=0),
+    sa.Column("attempts", JsonDocument, nullable=False, default=list),  # earlier ones: it was requeued after
+    sa.Column("requeue", JsonDocument, nullable=True),  # agents to blame; NULL: it is over when it ends
 )
 sa.Index("ix_sessions_access_key_name", sessions.c.access_key, sessions.c.name)
 sa.Index("ix_sessions_status", sessions.c.status)
@@ -310,6 +314,7 @@ kernels = sa.Table(
     sa.Column("preopen_ports", JsonDocument, nullable=False, default=list),
     sa.Column("service_ports", JsonDocument, nullable=False, default=list),
     sa.Column("revision", sa.BigInteger, nullable=False, default=0),  # grows with each change of the row
+    sa.Column("attempt", sa.Integer, nullable=False, default=0),  # of its session; 0: the present one
 )
 sa.Index("ix_kernels_status", kernels.c.status)
 

@@ -105,7 +105,7 @@ def _preemption(field: str, value: Any) -> None:
     found = _object(field, value)
     rules: dict[str, Callable[[str, Any], Any]] = {
         "enabled": _flag,
-        "mode": _one_of(PreemptionMode.TERMINATE),
+        "mode": _one_of(*PreemptionMode),
         "order": _one_of(*PreemptionOrder),
         "scope": _one_of(*PREEMPTION_SCOPES),
         "min_runtime": _count(0, 366 * 86400),

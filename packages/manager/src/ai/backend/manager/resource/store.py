@@ -162,6 +162,8 @@ _USE = (
         kernels.c.stats,
         kernels.c.status,
         kernels.c.status_changed_at,
+        kernels.c.attempt,
+        sessions.c.attempts,
         sessions.c.name.label("session_name"),
         sessions.c.domain_name,
         sessions.c.project_id,
@@ -203,8 +205,15 @@ def use(
         where.append(sessions.c.user_id == user_id)
     found = []
     for row in conn.execute(_USE.where(*where)):
-        began = began_at(row.status_history)
-        if began is None or began >= end:
+        history, ended_at = row.status_history, row.terminated_at
+        if row.attempt:
+            # Of one that was over before its session was: only the newest are remembered.
+            past = next((one for one in row.attempts if one["number"] == row.attempt), None)
+            if past is None:
+                continue
+            history, ended_at = past["history"], datetime.fromisoformat(past["ended_at"])
+        began = began_at(history)
+        if began is None or began >= end or (ended_at is not None and ended_at < begin):
             continue
         found.append(
             KernelUse(
@@ -229,10 +238,10 @@ def use(
                 status=row.status,
                 reason=row.reason,
                 status_changed_at=row.status_changed_at,
-                status_history=row.status_history,
+                status_history=history,
                 created_at=row.created_at,
                 began_at=began,
-                terminated_at=row.terminated_at,
+                terminated_at=ended_at,
             )
         )
     return found

@@ -23,6 +23,7 @@ from ai.backend.scheduler.model import (
     KernelRequest,
     Limit,
     Plan,
+    PreemptionMode,
     Refusal,
     Rule,
     Running,
@@ -37,12 +38,14 @@ from ai.backend.scheduler.unblock import sentence
 
 from ..agents import store as agent_store
 from ..agents.model import Agent
+from ..agents.rotation import canaries, resting
 from ..config import ManagerConfig
 from ..db.database import Database
 from ..event import store as event_store
 from ..limit import store as limit_store
 from ..loop import Loop
 from ..session import store as session_store
+from ..session.attempt import avoided
 from ..session.machine import Event
 from ..session.model import ClusterMode, Dependency, Session, SessionStatus
 from ..session.transition import (
@@ -55,7 +58,7 @@ from ..session.transition import (
 )
 from . import store
 from .model import need_row
-from .policy import HELD, Doom, Hold, verdict
+from .policy import HELD, Doom, Hold, one_each, verdict
 
 log = get_logger(__name__)
 
@@ -81,6 +84,7 @@ def snapshot_of(
     running: tuple[Running, ...] = (),
 ) -> Snapshot:
     """Rows as the scheduler sees them."""
+    rests = resting(agents, now)
     return Snapshot(
         now=now,
         running=running,
@@ -95,8 +99,8 @@ def snapshot_of(
                 capacity=agent.capacity,
                 occupied=agent.occupied,
                 images=agent.images,
-                schedulable=agent.takes_sessions,
-                problem=agent.why_not,
+                schedulable=agent.takes_sessions and agent.id not in rests,
+                problem=agent.why_not or rests.get(agent.id, ""),
                 generation=agent.generation,
             )
             for agent in agents
@@ -125,6 +129,7 @@ def snapshot_of(
                 domain=session.domain_name,
                 job_priority=session.job_priority,
                 run_time_s=session.batch_timeout_s,
+                avoid=frozenset(avoided(session)),
                 preempting=session.reason == Rule.PREEMPTING.value,
             )
             for session in pending
@@ -197,6 +202,12 @@ class Scheduling:
             pending = await self._keep(pending, verdicts)
         await self._place(pending, rows)
         times = [one.until for one in verdicts.values() if isinstance(one, Hold) and one.until is not None]
+        if rows is not None:
+            times += [
+                agent.rests_until
+                for agent in rows.agents
+                if agent.rests_until is not None and agent.rests_until > now
+            ]
         return (min(times) - now).total_seconds() + CLOCK_STEP_S if times else None
 
     async def _keep(
@@ -256,6 +267,7 @@ class Scheduling:
             made = plan(snapshot)
         await self._tell_faults(made.faults)
         waiting = {session.id: session for session in pending}
+        trying = canaries(rows.agents, snapshot.now)
         for start in made.starts:
             group = waiting[SessionId(start.workload_id)].resource_group
             self._last_agent[group] = start.placements[-1].agent_id
@@ -263,7 +275,7 @@ class Scheduling:
             _is_told(refusal, waiting[SessionId(refusal.workload_id)]) for refusal in made.refusals
         ):
             return
-        dropped = await self._database.run(lambda conn: self._apply(conn, made, snapshot, waiting))
+        dropped = await self._database.run(lambda conn: self._apply(conn, made, snapshot, waiting, trying))
         self.stale += dropped
         if dropped:
             self.loop.wake()
@@ -279,7 +291,12 @@ class Scheduling:
                 await self._fault(fault)
 
     def _apply(
-        self, conn: sa.Connection, made: Plan, snapshot: Snapshot, waiting: Mapping[SessionId, Session]
+        self,
+        conn: sa.Connection,
+        made: Plan,
+        snapshot: Snapshot,
+        waiting: Mapping[SessionId, Session],
+        trying: Mapping[AgentId, datetime],
     ) -> int:
         """Writes the plan as far as its sessions and agents are as the snapshot saw them, and limits still allow it: another manager may
         have started sessions of the same owners on other agents. Returns how many starts are not written."""
@@ -293,6 +310,8 @@ class Scheduling:
             and all(now_are.get(AgentId(one.agent_id)) == seen[one.agent_id] for one in start.placements)
         ]
         fresh = _allowed(fresh, snapshot, limit_store.limits(conn)) if fresh else []
+        fresh, tried = one_each(fresh, trying)
+        agent_store.rest_until(conn, tried)
         self._start(conn, fresh, waiting)
         self._preempt(conn, made.victims)
         agent_store.claim(
@@ -336,6 +355,7 @@ class Scheduling:
         for session in session_store.by_ids(conn, sorted(seen)) if seen else ():
             if session.version != seen[session.id].version:
                 continue
+            again = seen[session.id].mode is PreemptionMode.RESCHEDULE
             moved = advance(
                 conn,
                 session,
@@ -345,8 +365,11 @@ class Scheduling:
                 reason=PREEMPTED,
                 detail={
                     "message": "A session of a higher job priority took its place.",
-                    "hint": "Start it again: it waits for its turn. '--no-preempt' keeps a session from this.",
+                    "hint": "It waits in the queue again, and starts anew. '--no-preempt' keeps a session from this."
+                    if again
+                    else "Start it again: it waits for its turn. '--no-preempt' keeps a session from this.",
                 },
+                requeue=frozenset() if again else None,
             )
             if moved is not None:
                 stop_kernels(conn, moved, reason=PREEMPTED, forced=False, now=now)

@@ -4,9 +4,12 @@ Only sessions whose reason is one of `HELD` are asked about: it is given to them
 they are let go another reason takes its place. So an ordinary session costs the queue nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+
+from ai.backend.common.ids import AgentId
+from ai.backend.scheduler.model import Start
 
 from ..session.model import (
     FAILED_DEPENDENCY,
@@ -65,3 +68,19 @@ def _names(many: Sequence[Dependency]) -> str:
     shown = ", ".join(one.name for one in many[:NAMES_SHOWN])
     more = len(many) - NAMES_SHOWN
     return f"{shown} and {more} more" if more > 0 else shown
+
+
+def one_each(
+    starts: Sequence[Start], trying: Mapping[AgentId, datetime]
+) -> tuple[list[Start], dict[AgentId, datetime]]:
+    """Of agents that are only tried, each gets the first session; the others are planned anew. Returns what starts, and those of `trying`
+    that got one."""
+    kept: list[Start] = []
+    got: dict[AgentId, datetime] = {}
+    for start in starts:
+        tried = {AgentId(one.agent_id) for one in start.placements} & trying.keys()
+        if tried & got.keys():
+            continue
+        kept.append(start)
+        got |= {agent: trying[agent] for agent in tried}
+    return kept, got

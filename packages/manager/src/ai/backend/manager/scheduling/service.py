@@ -164,7 +164,7 @@ def queued(session: Session, snapshot: Snapshot, now: datetime, lasting: Mapping
     return Why(
         session=session,
         rule=refusal.rule.value,
-        message=refusal.message,
+        message=f"{refusal.message} {before(session)}".rstrip(),
         hint=sentence(refusal.unblock),
         position=refusal.position,
         shortfalls=refusal.shortfalls,
@@ -173,6 +173,15 @@ def queued(session: Session, snapshot: Snapshot, now: datetime, lasting: Mapping
         considered=refusal.considered,
         limits=limits_of(refusal),
     )
+
+
+def before(session: Session) -> str:
+    """What became of its last attempt, in a sentence; empty if this is its first."""
+    if not session.attempts:
+        return ""
+    last = session.attempts[-1]
+    where = ", ".join(last.blamed or last.agents)
+    return f"Attempt {last.number}, on {where}, ended at {last.ended_at:%Y-%m-%d %H:%M:%S} UTC: {last.reason}. {last.message}".rstrip()
 
 
 def held(session: Session, said: Hold, snapshot: Snapshot) -> Why:

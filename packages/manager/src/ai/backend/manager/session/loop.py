@@ -16,6 +16,7 @@ from ..config import ManagerConfig
 from ..db.database import Database
 from ..loop import Loop
 from . import store
+from .attempt import tries_again
 from .machine import EXPIRED_REASONS, expiry
 from .model import Session, SessionResult, SessionStatus
 from .transition import advance, end_kernels, stop_kernels
@@ -64,6 +65,12 @@ class SessionLoops:
         now = self._clock.now()
         reason, message = EXPIRED_REASONS[session.status]
         timed_out = session.status is SessionStatus.RUNNING
+        blamed = {
+            kernel.agent_id
+            for kernel in session.kernels
+            if kernel.agent_id is not None and kernel.status is not SessionStatus.RUNNING
+        }
+        again = tries_again(session, reason, blamed, store.suitable(conn, session))
         moved = advance(
             conn,
             session,
@@ -73,6 +80,7 @@ class SessionLoops:
             reason=reason,
             detail={"message": message},
             result=SessionResult.FAILURE if timed_out else None,
+            requeue=blamed if again else None,
         )
         if moved is None:
             return

@@ -30,6 +30,8 @@ class Event(enum.Enum):
     NEVER_RAN = "never-ran"
     """It has ended, and never ran: it failed to start, or somebody changed their mind."""
     EXPIRED = "expired"
+    REQUEUED = "requeued"
+    """Its kernels are gone, and it waits for another attempt."""
 
 
 _S = SessionStatus
@@ -48,6 +50,7 @@ TABLE: Table[SessionStatus, Event] = Table(
             ENDED=_S.TERMINATED,
             NEVER_RAN=_S.CANCELLED,
             EXPIRED=_S.TERMINATING,
+            REQUEUED=_S.PENDING,
         ),
         _S.PREPARING: row(
             Event,
@@ -56,6 +59,7 @@ TABLE: Table[SessionStatus, Event] = Table(
             ENDED=_S.TERMINATED,
             NEVER_RAN=_S.CANCELLED,
             EXPIRED=_S.TERMINATING,
+            REQUEUED=_S.PENDING,
         ),
         _S.RUNNING: row(
             Event,
@@ -71,8 +75,12 @@ TABLE: Table[SessionStatus, Event] = Table(
             ENDED=_S.TERMINATED,
             EXPIRED=_S.TERMINATING,
         ),
-        _S.TERMINATING: row(Event, ENDED=_S.TERMINATED, NEVER_RAN=_S.CANCELLED, EXPIRED=_S.ERROR),
-        _S.ERROR: row(Event, ENDED=_S.TERMINATED, NEVER_RAN=_S.CANCELLED, EXPIRED=_S.TERMINATED),
+        _S.TERMINATING: row(
+            Event, ENDED=_S.TERMINATED, NEVER_RAN=_S.CANCELLED, EXPIRED=_S.ERROR, REQUEUED=_S.PENDING
+        ),
+        _S.ERROR: row(
+            Event, ENDED=_S.TERMINATED, NEVER_RAN=_S.CANCELLED, EXPIRED=_S.TERMINATED, REQUEUED=_S.PENDING
+        ),
         _S.TERMINATED: row(Event),
         _S.CANCELLED: row(Event),
     },
@@ -97,6 +105,8 @@ EVENT_NAMES: Mapping[SessionStatus, tuple[str, ...]] = {
 def history(before: Mapping[str, str], status: SessionStatus, now: datetime) -> dict[str, str]:
     """When each status began, with the next one. What runs has been prepared, though a quick start passes between two reports of its
     agent: then from when it was handed over, for published clients count the time of use from there."""
+    if status is _S.PENDING:
+        return {status.value: now.isoformat()}  # another attempt begins
     told = {**before, status.value: now.isoformat()}
     if status is _S.RUNNING and _S.SCHEDULED.value in before:
         told = {_S.PREPARING.value: before[_S.SCHEDULED.value], **told}
@@ -158,7 +168,7 @@ TASK_FINISHED = "task-finished"
 """A batch session's command has ended, whatever its exit code was."""
 _ASKED_FOR = frozenset({"user-requested", "force-terminated", "cluster-down"})
 """Somebody ended it: that says nothing about its command."""
-_LOST = "container-not-found"
+LOST = "container-not-found"
 _LOST_MESSAGE = "Its agent no longer has its container: the node lost it."
 
 _KERNEL_EVENTS = {
@@ -235,7 +245,7 @@ def _kernel_change(
         target = TABLE.next(kernel.status, end)
         if isinstance(target, Drop):
             return kernel.status, {}, None
-        return target, {"status": target}, (_LOST, _LOST_MESSAGE)
+        return target, {"status": target}, (LOST, _LOST_MESSAGE)
     if report is None or report.incarnation < kernel.incarnation or kernel.status.terminal:
         return kernel.status, {}, None
     values: dict[str, Any] = {}

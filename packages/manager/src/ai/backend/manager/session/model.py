@@ -1,6 +1,7 @@
 """Sessions and their kernels as this system sees them. Frozen values; no SQL, no wire forms."""
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -132,6 +133,24 @@ class Kernel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """An earlier time that the session was placed; it went back into the queue then."""
+
+    number: int
+    """From 1."""
+    reason: str
+    message: str
+    agents: tuple[AgentId, ...]
+    blamed: tuple[AgentId, ...]
+    """Of these, where the reason came from."""
+    history: Mapping[str, str]
+    """Its `status_history`."""
+    ended_at: datetime
+    failed: bool
+    """It never ran; else it was preempted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     id: SessionId
     name: str
@@ -170,7 +189,12 @@ class Session:
     job_priority: int = 0
     """Whom it may preempt, where its resource group allows that: those of a lower one. `priority` is its place in the queue."""
     preemptible: bool = True
+    attempts: tuple[Attempt, ...] = ()
+    """Those before the present one, the oldest first."""
+    requeue: frozenset[AgentId] | None = None
+    """Once its kernels are gone it waits in the queue again: the agents that are to blame, if it failed to start. None: it is over then."""
     kernels: tuple[Kernel, ...]
+    """Of the present attempt."""
 
     @property
     def is_batch(self) -> bool:

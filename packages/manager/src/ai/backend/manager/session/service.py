@@ -337,6 +337,10 @@ class SessionService:
             reason=reason,
             detail={"message": message},
         )
+        if moved is None and session.requeue is not None:
+            # It was ending, to be tried again: now it only ends.
+            values = {"requeue": None, "reason": reason, "reason_detail": {"message": message}}
+            store.update(conn, session, values)
         if moved is not None and moved.status is SessionStatus.CANCELLED:
             end_kernels(conn, moved, now)
         else:

@@ -17,7 +17,7 @@ from ..access.model import Principal
 from ..access.policy import Action, Reach, administered, reach
 from ..db.schema import agents, kernels, projects, session_dependencies, sessions, users
 from ..db.statement import Query, one_of, update_row, update_rows
-from .model import ClusterMode, Dependency, Kernel, KernelStatus, Session, SessionStatus, SessionType
+from .model import Attempt, ClusterMode, Dependency, Kernel, KernelStatus, Session, SessionStatus, SessionType
 from .port import ServicePort
 
 TERMINAL = tuple(status.value for status in SessionStatus if status.terminal)
@@ -85,17 +85,44 @@ def _session(row: Any, members: Sequence[Kernel]) -> Session:
         num_queries=row.num_queries,
         job_priority=row.job_priority,
         preemptible=row.preemptible,
+        attempts=tuple(map(_attempt, row.attempts)),
+        requeue=None if row.requeue is None else frozenset(map(AgentId, row.requeue)),
         kernels=tuple(members),
     )
+
+
+def _attempt(row: Mapping[str, Any]) -> Attempt:
+    return Attempt(
+        number=row["number"],
+        reason=row["reason"],
+        message=row["message"],
+        agents=tuple(map(AgentId, row["agents"])),
+        blamed=tuple(map(AgentId, row["blamed"])),
+        history=row["history"],
+        ended_at=datetime.fromisoformat(row["ended_at"]),
+        failed=row["failed"],
+    )
+
+
+def attempt_row(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "number": attempt.number,
+        "reason": attempt.reason,
+        "message": attempt.message,
+        "agents": list(attempt.agents),
+        "blamed": list(attempt.blamed),
+        "history": dict(attempt.history),
+        "ended_at": attempt.ended_at.isoformat(),
+        "failed": attempt.failed,
+    }
 
 
 # Everything but `logs`, which may be a megabyte.
 _KERNEL_COLUMNS = [column for column in kernels.c if column.name != "logs"]
 
 
-_MEMBERS = sa.select(*_KERNEL_COLUMNS).order_by(
-    sa.case((kernels.c.cluster_role == "main", 0), else_=1), kernels.c.cluster_idx
-)
+_IN_ORDER = (sa.case((kernels.c.cluster_role == "main", 0), else_=1), kernels.c.cluster_idx)
+_MEMBERS = sa.select(*_KERNEL_COLUMNS).where(kernels.c.attempt == sa.literal_column("0")).order_by(*_IN_ORDER)
 _BY_AGE = (sessions.c.created_at, sessions.c.id)
 
 
@@ -361,12 +388,16 @@ def insert(conn: sa.Connection, session: Session) -> None:
             "agent_list": list(session.agent_list),
         },
     )
+    insert_kernels(conn, session.kernels, session.created_at)
+
+
+def insert_kernels(conn: sa.Connection, members: Sequence[Kernel], now: datetime) -> None:
     conn.execute(
         _INSERT_KERNELS,
         [
             {
                 "id": kernel.id,
-                "session_id": session.id,
+                "session_id": kernel.session_id,
                 "cluster_role": kernel.cluster_role,
                 "cluster_idx": kernel.cluster_idx,
                 "status": kernel.status.value,
@@ -377,11 +408,11 @@ def insert(conn: sa.Connection, session: Session) -> None:
                 "requested_slots": kernel.requested_slots.amounts(),
                 "shm_bytes": kernel.shm_bytes,
                 "incarnation": kernel.incarnation,
-                "status_changed_at": session.created_at,
+                "status_changed_at": now,
                 "preopen_ports": list(kernel.preopen_ports),
                 "service_ports": [service.as_row() for service in kernel.service_ports],
             }
-            for kernel in session.kernels
+            for kernel in members
         ],
     )
 
@@ -527,6 +558,30 @@ def live_on(conn: sa.Connection, agent_id: AgentId, also: Iterable[KernelId] = (
         of_others = sa.select(kernels.c.session_id).where(kernels.c.id.in_(others))
         found += [session for session in find(conn, sessions.c.id.in_(of_others)) if session.id not in known]
     return found
+
+
+def suitable(conn: sa.Connection, session: Session) -> frozenset[AgentId]:
+    """Agents that take sessions of this one's resource group and architecture, however much is free on them."""
+    architectures = sorted({kernel.architecture for kernel in session.kernels})
+    query = sa.select(agents.c.id).where(
+        agents.c.resource_group == session.resource_group,
+        agents.c.architecture.in_(architectures),
+        agents.c.status == "ALIVE",
+        agents.c.schedulable,
+        agents.c.healthy,
+    )
+    return frozenset(conn.execute(query).scalars())
+
+
+def ended_on(
+    conn: sa.Connection, agent_id: AgentId, left: Sequence[KernelId]
+) -> list[tuple[Session, Kernel]]:
+    """Ended kernels of an agent, of earlier attempts too, whose logs it still holds, and those of `left` that have ended."""
+    unfinished = sa.or_(kernels.c.id.in_(left), kernels.c.logs.is_(None))
+    where = (kernels.c.agent_id == agent_id, kernels.c.status.in_(TERMINAL), unfinished)
+    rows = conn.execute(sa.select(*_KERNEL_COLUMNS).where(*where)).all()
+    theirs = {one.id: one for one in by_ids(conn, sorted({row.session_id for row in rows}))}
+    return [(theirs[row.session_id], _kernel(row)) for row in rows]
 
 
 def logs_of(conn: sa.Connection, kernel_id: KernelId) -> str | None:

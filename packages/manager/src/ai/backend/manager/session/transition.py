@@ -1,18 +1,20 @@
 """The shell around the session machine: one door through which every status is written, with its events, in one transaction."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
+from ai.backend.common.ids import AgentId
 from ai.backend.common.machine import Drop
 
 from ..config import ManagerConfig
 from ..event import store as event_store
 from . import store
-from .machine import EVENT_NAMES, RESULT_EVENTS, TABLE, Event, deadline, history
+from .attempt import ATTEMPTS_KEPT, attempt_of, renewed
+from .machine import EVENT_NAMES, RESULT_EVENTS, TABLE, Event, deadline, history, ran
 from .model import Session, SessionResult, SessionStatus
 
 
@@ -95,13 +97,17 @@ def advance(
     reason: str = "",
     detail: Mapping[str, Any] | None = None,
     result: SessionResult | None = None,
+    requeue: Set[AgentId] | None = None,
 ) -> Session | None:
     """Moves a session by what happened to it; returns it as it is now, or None when the news was stale or somebody else was first.
 
-    A reason once given for ending is kept: the first cause is the true one.
+    A reason once given for ending is kept: the first cause is the true one. `requeue`: once its kernels are gone it is to be requeued.
     """
     values = change(session, event, now=now, config=config, reason=reason, detail=detail, result=result)
-    if values is None or not store.update(conn, session, values):
+    if values is None:
+        return None
+    marked = values if requeue is None else {**values, "requeue": sorted(requeue)}
+    if not store.update(conn, session, marked):
         return None
     moved = changed(session, values)
     announce(conn, moved, now, result)
@@ -145,6 +151,37 @@ def changed(session: Session, values: Mapping[str, Any]) -> Session:
     """The session after `change`."""
     status = SessionStatus(values["status"])
     return replace(session, **{**values, "status": status}, version=session.version + 1)
+
+
+def requeue(
+    conn: sa.Connection,
+    session: Session,
+    blamed: Set[AgentId],
+    *,
+    now: datetime,
+    config: ManagerConfig,
+    reason: str = "",
+    detail: Mapping[str, Any] | None = None,
+) -> Session | None:
+    """Puts a session whose kernels are all gone back into the queue, at the place that its age gives it; its kernels stay as history.
+    Returns it as it is now, or None as `advance` does."""
+    values = change(session, Event.REQUEUED, now=now, config=config, reason=reason, detail=detail)
+    if values is None:
+        return None
+    told = replace(session, reason=values["reason"], reason_detail=values["reason_detail"])
+    attempt = attempt_of(told, blamed, now, failed=not ran(session))
+    before = (*session.attempts, attempt)[-ATTEMPTS_KEPT:]
+    values |= {"attempts": [store.attempt_row(one) for one in before], "requeue": None}
+    if not store.update(conn, session, values):
+        return None
+    for kernel in session.kernels:
+        store.update_kernel(conn, kernel.id, {"attempt": attempt.number})
+    store.insert_kernels(conn, renewed(session.kernels, attempt.number), now)
+    store.touch_agents(conn, (kernel.agent_id for kernel in session.kernels))
+    moved = store.get(conn, session.id)
+    assert moved is not None, "a session vanished inside its transaction"
+    announce(conn, moved, now)
+    return moved
 
 
 def stop_kernels(conn: sa.Connection, session: Session, *, reason: str, forced: bool, now: datetime) -> None:
