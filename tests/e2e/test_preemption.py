@@ -80,6 +80,27 @@ def test_a_higher_job_priority_takes_the_place_of_a_lower_one(cluster: Cluster) 
     assert why["rule"] == "not-enough-free-slots" and listed(cluster, safe)["status"] == "RUNNING"
 
 
+def test_a_preempted_session_waits_again_where_that_is_wished(cluster: Cluster) -> None:
+    """Under its id, with a new container, also when the cluster is killed meanwhile."""
+    all_of_it = cpus(cluster)
+    options = {"enabled": True, "scope": "resource-group", "mode": "reschedule"}
+    assert configure(cluster, preemption=options)["ok"]
+    low = create(cluster, "low-one", all_of_it, "--job-priority", "-1")
+    status(cluster, low, "RUNNING")
+    high = create(cluster, "high-one", all_of_it)
+    status(cluster, high, "RUNNING")
+    status(cluster, low, "PENDING")
+    assert "took its place" in cluster.json("session", "why", low)["message"]
+    kill_cluster(cluster)
+    cluster.up()
+    assert listed(cluster, low)["status"] == "PENDING"
+    cluster.cli("session", "destroy", high)
+    status(cluster, low, "RUNNING")
+    assert cluster.cli("exec", "low-one", "-c", "print(6 * 7)").stdout == "42\n"
+    cluster.cli("session", "destroy", low)
+    status(cluster, low, "TERMINATED")
+
+
 def test_a_large_session_is_not_starved_by_small_ones(cluster: Cluster) -> None:
     """And what is reserved for it stays so when the cluster is killed and started again."""
     all_of_it = cpus(cluster)

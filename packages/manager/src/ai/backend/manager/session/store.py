@@ -15,6 +15,7 @@ from ai.backend.common.quantity import ResourceSlots
 
 from ..access.model import Principal
 from ..access.policy import Action, Reach, administered, reach
+from ..agents.model import AgentStatus
 from ..db.schema import agents, kernels, projects, session_dependencies, sessions, users
 from ..db.statement import Query, one_of, update_row, update_rows
 from .model import Attempt, ClusterMode, Dependency, Kernel, KernelStatus, Session, SessionStatus, SessionType
@@ -566,7 +567,7 @@ def suitable(conn: sa.Connection, session: Session) -> frozenset[AgentId]:
     query = sa.select(agents.c.id).where(
         agents.c.resource_group == session.resource_group,
         agents.c.architecture.in_(architectures),
-        agents.c.status == "ALIVE",
+        agents.c.status == AgentStatus.ALIVE.value,
         agents.c.schedulable,
         agents.c.healthy,
     )
