@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ai.backend.common.bus import Accept
+from ai.backend.common.errors import AgentUnreachable, ServiceRefused
 from ai.backend.common.wire import rpc
 from ai.backend.common.wire.rpc import KernelReport, KernelState
 from ai.backend.manager.db.schema import agents, kernels, resource_groups, sessions
@@ -24,7 +25,16 @@ class FailingAgent(PlayedAgent):
     """Starts nothing, as long as `works` is false."""
 
     works: bool = False
+    logs: str = "what it last said"
+    silent: bool = False
     tried: set[str] = field(default_factory=set)
+
+    async def handle(self, request: rpc.Request) -> rpc.Reply:
+        if isinstance(request, rpc.GetLogs) and self.silent:
+            raise AgentUnreachable("it is busy")
+        if isinstance(request, rpc.GetLogs) and request.kernel_id not in self.kernels:
+            raise ServiceRefused("the manager did not list it any more, so it was forgotten")
+        return await super().handle(request)
 
     async def follow(self, sync: rpc.Sync) -> None:
         ended = {one.kernel_id: one for one in self.kernels.values() if one.reason == "failed-to-start"}
@@ -82,6 +92,7 @@ async def open_again(world: World) -> None:
 
 async def test_a_failed_start_is_tried_on_another_agent(world: World) -> None:
     bad = FailingAgent(world.agent.bus, name="a0", capacity={"cpu": 64000, "mem": 64 << 30})
+    bad.silent = True
     async with joined(world, bad):
         answer = await create(world, "my-work")
         info = await until(world, "my-work", "RUNNING")
@@ -95,12 +106,16 @@ async def test_a_failed_start_is_tried_on_another_agent(world: World) -> None:
         assert attempt["blamed"] == ["a0"] and attempt["reason"] == "failed-to-start"
         assert "RUNNING" in row.status_history and attempt["failed"]
         assert (await agent_row(world, "a0")).start_failures == 1, "it worked elsewhere: that is evidence"
+        bad.silent = False
         assert (await world.call("DELETE", "/session/my-work")).status == 200
+        async with asyncio.timeout(30):
+            while not (await rows(world, kernels, kernels.c.attempt == 1, kernels.c.logs == bad.logs)):
+                await asyncio.sleep(0.01)
         assert {row.status for row in await rows(world, kernels)} == {"CANCELLED", "TERMINATED"}
 
 
 async def test_what_fails_everywhere_fails_and_speaks_against_no_agent(world: World) -> None:
-    others = [FailingAgent(world.agent.bus, name=f"b{number}") for number in range(3)]
+    others = [FailingAgent(world.agent.bus, name=f"b{number}") for number in range(4)]
     async with contextlib.AsyncExitStack() as stack:
         for one in others:
             await stack.enter_async_context(joined(world, one))

@@ -45,7 +45,7 @@ from .setting.service import SettingService
 from .task.service import TaskService
 from .template.service import TemplateService
 
-ENDINGS = ("session_terminated", "session_cancelled")
+ENDINGS = ("kernel_terminated", "kernel_cancelled")
 
 
 log = get_logger(__name__)

@@ -54,16 +54,29 @@ def _announcement(
     for name in names if result is None else (RESULT_EVENTS[result], *names):
         if name.startswith("session_"):
             rows.append(event_store.row(name, session.id, shared, now))
-            continue
-        for kernel in session.kernels:
-            of_kernel = {
+        else:
+            rows += _of_kernels(name, session, shared, now)
+    return rows
+
+
+def _of_kernels(
+    name: str, session: Session, shared: Mapping[str, Any], now: datetime
+) -> list[dict[str, Any]]:
+    return [
+        event_store.row(
+            name,
+            session.id,
+            {
+                **shared,
                 "kernelId": str(kernel.id),
                 "clusterRole": kernel.cluster_role,
                 "clusterIdx": kernel.cluster_idx,
                 "exitCode": kernel.exit_code,
-            }
-            rows.append(event_store.row(name, session.id, {**shared, **of_kernel}, now))
-    return rows
+            },
+            now,
+        )
+        for kernel in session.kernels
+    ]
 
 
 def waiting_announcement(session: Session, now: datetime) -> dict[str, Any]:
@@ -176,6 +189,8 @@ def requeue(
         return None
     for kernel in session.kernels:
         store.update_kernel(conn, kernel.id, {"attempt": attempt.number})
+    ended = "kernel_cancelled" if attempt.failed else "kernel_terminated"
+    event_store.append_all(conn, _of_kernels(ended, told, _shared(told), now))
     store.insert_kernels(conn, renewed(session.kernels, attempt.number), now)
     store.touch_agents(conn, (kernel.agent_id for kernel in session.kernels))
     moved = store.get(conn, session.id)
