@@ -171,6 +171,7 @@ async def test_an_agent_where_starts_fail_rests_and_comes_back_by_a_canary(world
         assert len(bad.tried) == 3, "it rests"
         await create(world, "too-large", cpu="8")  # only the resting one has so much
         why = (await world.call("GET", "/session/too-large/why")).json
+        assert "Agent a0 rests after 3 starts in a row" in why["message"]
         assert why["considered"] == {"agent-not-schedulable": 1, "not-enough-free-slots": 1}, why
         bad.works = True
         rested = sa.update(agents).where(agents.c.id == "a0")

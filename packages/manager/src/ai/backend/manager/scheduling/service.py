@@ -18,6 +18,7 @@ from ai.backend.scheduler.unblock import sentence
 
 from ..access.model import Principal
 from ..access.policy import Action, demand
+from ..agents.rotation import resting
 from ..db.database import Database
 from ..image import store as image_store
 from ..session.model import WAITS_FOR_TIME, Dependency, Session, SessionStatus
@@ -75,7 +76,9 @@ class SchedulingService:
                 snapshot = snapshot_of(
                     rows.agents, in_queue, rows.groups, rows.shares, rows.limits, now=now, running=running
                 )
-                return await asyncio.to_thread(queued, found, snapshot, now, _lasting(in_queue))
+                mine = [agent for agent in rows.agents if agent.resource_group == group]
+                also = " ".join(f"Agent {one} {text}." for one, text in resting(mine, now).items())
+                return await asyncio.to_thread(queued, found, snapshot, now, _lasting(in_queue), also)
             if not isinstance(said, Hold):
                 return Why(session=found, rule=said.reason, message=said.message)
             snapshot = snapshot_of(
@@ -144,8 +147,10 @@ def _estimates(
     return forecast(snapshot, made, ends, now=now, lasting=lasting, until=until, steps_max=steps)
 
 
-def queued(session: Session, snapshot: Snapshot, now: datetime, lasting: Mapping[UUID, timedelta]) -> Why:
-    """Of a session that stands in the queue. Pure."""
+def queued(
+    session: Session, snapshot: Snapshot, now: datetime, lasting: Mapping[UUID, timedelta], also: str = ""
+) -> Why:
+    """Of a session that stands in the queue; `also` is what else there is to say if it is refused. Pure."""
     made = plan(snapshot)
     refusal = next((one for one in made.refusals if one.workload_id == session.id), None)
     if refusal is None:
@@ -164,7 +169,7 @@ def queued(session: Session, snapshot: Snapshot, now: datetime, lasting: Mapping
     return Why(
         session=session,
         rule=refusal.rule.value,
-        message=f"{refusal.message} {before(session)}".rstrip(),
+        message=" ".join(filter(None, (refusal.message, also, before(session)))),
         hint=sentence(refusal.unblock),
         position=refusal.position,
         shortfalls=refusal.shortfalls,
