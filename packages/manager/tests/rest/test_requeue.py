@@ -27,8 +27,6 @@ class FailingAgent(PlayedAgent):
     works: bool = False
     logs: str = "what it last said"
     silent: bool = False
-    once: bool = False
-    """It works after the first failure."""
     tried: set[str] = field(default_factory=set)
 
     async def handle(self, request: rpc.Request) -> rpc.Reply:
@@ -53,7 +51,6 @@ class FailingAgent(PlayedAgent):
                     message="The disk of this node is broken.",
                 )
         await self.report()
-        self.works |= self.once and bool(self.kernels)
 
     async def report(self) -> None:
         if not self.works and any(one.state is KernelState.RUNNING for one in self.kernels.values()):
@@ -142,20 +139,6 @@ async def test_one_agent_alone_is_not_asked_twice(world: World) -> None:
             while not await rows(world, sessions, sessions.c.status == "CANCELLED"):
                 await asyncio.sleep(0.01)
         assert len(await rows(world, kernels)) == 1
-
-
-async def test_an_agent_where_it_failed_is_better_than_none_and_not_blamed_if_it_works_then(
-    world: World,
-) -> None:
-    await create(world, "fills-it", cpu="4")
-    await until(world, "fills-it", "RUNNING")
-    bad = FailingAgent(world.agent.bus, name="a0", once=True)
-    async with joined(world, bad):
-        await create(world, "my-work")
-        await until(world, "my-work", "RUNNING")
-        (row,) = await rows(world, sessions, sessions.c.name == "my-work")
-        assert [attempt["blamed"] for attempt in row.attempts] == [["a0"]]
-        assert (await agent_row(world, "a0")).start_failures == 0
 
 
 async def test_an_agent_where_starts_fail_rests_and_comes_back_by_a_canary(world: World) -> None:
