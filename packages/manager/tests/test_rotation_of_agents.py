@@ -1,46 +1,29 @@
 """Agents where starts fail rest, longer each time, are tried with one session, and never leave their kind without any agent."""
 
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 from uuid import UUID
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ai.backend.common.ids import AgentId
-from ai.backend.common.quantity import ResourceSlots
-from ai.backend.manager.agents.model import Agent, AgentStatus
+from ai.backend.manager.agents.model import Agent
 from ai.backend.manager.agents.rotation import FAILURES_MAX, REST_MAX, canaries, rest, resting
 from ai.backend.manager.scheduling.policy import one_each
 from ai.backend.scheduler.model import Placement, Start
 
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
+from .test_session_policy import NOW
+from .test_session_policy import agent as an_agent
 
 
 def agent(
     number: int, failures: int, rests_s: int | None, *, group: str = "default", usable: bool = True
 ) -> Agent:
-    return Agent(
-        id=AgentId(f"a{number}"),
-        status=AgentStatus.ALIVE,
+    return replace(
+        an_agent(f"a{number}"),
         resource_group=group,
         schedulable=usable,
-        generation=0,
-        started_at_us=0,
-        sequence=0,
-        last_seen_at=NOW,
-        first_contact_at=NOW,
-        status_changed_at=NOW,
-        lost_at=None,
-        region="",
-        capacity=ResourceSlots(),
-        occupied=ResourceSlots(),
-        architecture="x86_64",
-        backend="",
-        version="",
-        address="",
-        healthy=True,
-        problem="",
-        images=frozenset(),
         start_failures=failures,
         rests_until=None if rests_s is None else NOW + timedelta(seconds=rests_s),
     )

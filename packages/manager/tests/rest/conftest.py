@@ -63,9 +63,8 @@ class PlayedAgent:
         match request:
             case rpc.Sync():
                 self.syncs.append(request)
-                self.generation = request.generation
                 self.following.add(asyncio.create_task(self.follow(request)))
-                return rpc.SyncReply(accepted=True, generation=self.generation)
+                return rpc.SyncReply(accepted=True, generation=request.generation)
             case rpc.GetLogs():
                 return rpc.GetLogsReply(text=self.logs)
             case rpc.Execute():
@@ -76,6 +75,9 @@ class PlayedAgent:
                 return rpc.Done()
 
     async def follow(self, sync: rpc.Sync) -> None:
+        self.generation = (
+            sync.generation
+        )  # not before its kernels: what a report does not tell of is taken for lost
         self.kernels = {
             kernel.kernel_id: KernelReport(
                 kernel_id=kernel.kernel_id,

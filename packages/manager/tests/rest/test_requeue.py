@@ -17,7 +17,7 @@ from ai.backend.manager.db.schema import agents, kernels, resource_groups, sessi
 from ai.backend.manager.resource.store import use
 
 from .conftest import PlayedAgent, World
-from .test_limits import create, execute, told, until
+from .test_limits import create, execute, until
 
 
 @dataclass
@@ -27,6 +27,8 @@ class FailingAgent(PlayedAgent):
     works: bool = False
     logs: str = "what it last said"
     silent: bool = False
+    once: bool = False
+    """It works after the first failure."""
     tried: set[str] = field(default_factory=set)
 
     async def handle(self, request: rpc.Request) -> rpc.Reply:
@@ -50,12 +52,26 @@ class FailingAgent(PlayedAgent):
                     reason="failed-to-start",
                     message="The disk of this node is broken.",
                 )
+        # Before it tells: the manager may be back with the next wish while it does.
+        self.works |= self.once and bool(self.kernels)
         await self.report()
 
     async def report(self) -> None:
         if not self.works and any(one.state is KernelState.RUNNING for one in self.kernels.values()):
             return  # what the parent tells before we have spoilt it
         await super().report()
+
+
+@dataclass
+class SlowAgent(PlayedAgent):
+    """Ends nothing before it may."""
+
+    may_end: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def follow(self, sync: rpc.Sync) -> None:
+        if any(kernel.target == "stop" for kernel in sync.kernels):
+            await self.may_end.wait()
+        await super().follow(sync)
 
 
 @contextlib.asynccontextmanager
@@ -83,11 +99,6 @@ async def agent_row(world: World, name: str) -> Any:
 async def full(world: World) -> None:
     """The agent of the world takes no sessions for a while: those go to the failing one first."""
     await execute(world, sa.update(agents).where(agents.c.id == "a1").values(schedulable=False))
-
-
-async def open_again(world: World) -> None:
-    await execute(world, sa.update(agents).where(agents.c.id == "a1").values(schedulable=True))
-    await world.agent.report()
 
 
 async def test_a_failed_start_is_tried_on_another_agent(world: World) -> None:
@@ -141,6 +152,20 @@ async def test_one_agent_alone_is_not_asked_twice(world: World) -> None:
         assert len(await rows(world, kernels)) == 1
 
 
+async def test_an_agent_where_it_failed_is_better_than_none_and_not_blamed_if_it_works_then(
+    world: World,
+) -> None:
+    await create(world, "fills-it", cpu="4")
+    await until(world, "fills-it", "RUNNING")
+    bad = FailingAgent(world.agent.bus, name="a0", once=True)
+    async with joined(world, bad):
+        await create(world, "my-work")
+        await until(world, "my-work", "RUNNING")
+        (row,) = await rows(world, sessions, sessions.c.name == "my-work")
+        assert [attempt["blamed"] for attempt in row.attempts] == [["a0"]]
+        assert (await agent_row(world, "a0")).start_failures == 0
+
+
 async def test_an_agent_where_starts_fail_rests_and_comes_back_by_a_canary(world: World) -> None:
     bad = FailingAgent(world.agent.bus, name="a0", capacity={"cpu": 64000, "mem": 64 << 30})
     async with joined(world, bad):
@@ -192,21 +217,17 @@ async def test_a_preempted_session_is_rescheduled_where_that_is_wished(world: Wo
 async def test_who_ends_a_session_that_is_to_be_tried_again_ends_it(world: World) -> None:
     options = {"preemption": {"enabled": True, "scope": "resource-group", "mode": "reschedule"}}
     await execute(world, sa.update(resource_groups).values(scheduler_opts=options))
-    await create(world, "low-one", cpu="4")
-    await until(world, "low-one", "RUNNING")
-    kept, follow = asyncio.Event(), world.agent.follow
-
-    async def slow(sync: rpc.Sync) -> None:
-        await kept.wait()
-        await follow(sync)
-
-    world.agent.follow = slow  # type: ignore[method-assign]
-    await create(world, "high-one", key="root", cpu="4", job_priority=5)
-    await until(world, "low-one", "TERMINATING", "preempted")
-    ending = asyncio.create_task(world.call("DELETE", "/session/low-one"))
-    await until(world, "low-one", "TERMINATING", "user-requested")
-    kept.set()
-    assert (await ending).status == 200
-    (row,) = await rows(world, sessions, sessions.c.name == "low-one")
-    assert (row.status, row.reason, row.attempts) == ("TERMINATED", "user-requested", [])
-    assert (await told(world, "high-one", key="root"))["status"] != "CANCELLED"
+    await full(world)
+    slow = SlowAgent(world.agent.bus, name="b0")
+    async with joined(world, slow):
+        await create(world, "low-one", cpu="4")
+        await until(world, "low-one", "RUNNING")
+        await create(world, "high-one", key="root", cpu="4", job_priority=5)
+        await until(world, "low-one", "TERMINATING", "preempted")
+        ending = asyncio.create_task(world.call("DELETE", "/session/low-one"))
+        await until(world, "low-one", "TERMINATING", "user-requested")
+        slow.may_end.set()
+        assert (await ending).status == 200
+        (row,) = await rows(world, sessions, sessions.c.name == "low-one")
+        assert (row.status, row.reason, row.attempts) == ("TERMINATED", "user-requested", [])
+        await until(world, "high-one", "RUNNING", key="root")

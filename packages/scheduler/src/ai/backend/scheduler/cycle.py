@@ -158,7 +158,7 @@ class _Cycle:
         avoid = [self._fleet.row[agent] for agent in workload.avoid if agent in self._fleet.row]
         outcome = self._take(units, avoid)
         if isinstance(outcome, Finding) and self._room.many and workload.run_time_s is not None:
-            outcome = self._take_for_a_while(units, workload.run_time_s) or outcome
+            outcome = self._take_for_a_while(units, avoid, workload.run_time_s) or outcome
         if isinstance(outcome, Finding):
             self._position += 1
             return refusal_of(workload, self._wait(workload, units, outcome), self._position)
@@ -194,7 +194,9 @@ class _Cycle:
         spot = Placer(self._room.unheld(), self._placer.strategy).find(demand)
         return finding if spot is None else held_for_another(finding, self._fleet.agents[spot.row])
 
-    def _take_for_a_while(self, units: Sequence[Unit], run_time_s: int) -> Held | None:
+    def _take_for_a_while(
+        self, units: Sequence[Unit], avoid: Collection[int], run_time_s: int
+    ) -> Held | None:
         """On what is held for others who come only after it has ended."""
         demands = tuple(unit.demand for unit in units)
         held: Held = []
@@ -203,7 +205,7 @@ class _Cycle:
             if not places or tried in self._tried:
                 return None
             for unit in units:
-                taken = self._placer.place(unit.demand)
+                taken = self._placer.place(unit.demand, avoid)
                 if taken is None:
                     self._tried.add(tried)
                     for _, other in held:

@@ -5,7 +5,7 @@ dropped, and everything else is compared with the rows. Nothing here talks to an
 """
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Set
 from datetime import datetime, timedelta
 from itertools import takewhile
 
@@ -20,10 +20,10 @@ from ai.backend.common.wire.rpc import AgentReport, KernelReport, KernelState
 from ..config import ManagerConfig
 from ..db.database import Database
 from ..session import store as session_store
-from ..session.attempt import RETRIED, blamed_by, tries_again
+from ..session.attempt import blamed_by
 from ..session.machine import LOST, Event, Reaction, ran, react
 from ..session.model import Session, SessionStatus
-from ..session.transition import advance, requeue, stop_kernels
+from ..session.transition import advance, agents_to_blame, requeue, stop_kernels
 from . import store
 
 log = get_logger(__name__)
@@ -134,7 +134,8 @@ class Intake:
         # Events tell exit codes: read the kernels as they are now.
         fresh = session_store.get(conn, session.id)
         assert fresh is not None, "a session vanished inside its transaction"
-        now_is = self._advance(conn, fresh, reaction, self._requeue(conn, session, reaction, reasons), now)
+        again = agents_to_blame(conn, session, reaction.reason, blamed_by(session, reasons))
+        now_is = self._advance(conn, fresh, reaction, again, now)
         if now_is is not None and now_is.status is SessionStatus.TERMINATING:
             stop_kernels(conn, now_is, reason=reaction.reason or "anomaly-detected", forced=False, now=now)
         if now_is is not None and now_is.status.terminal:
@@ -160,10 +161,10 @@ class Intake:
         conn: sa.Connection,
         session: Session,
         reaction: Reaction,
-        again: frozenset[AgentId] | None,
+        again: Set[AgentId] | None,
         now: datetime,
     ) -> Session | None:
-        assert reaction.event is not None
+        assert reaction.event is not None, "the caller has looked"
         detail = {"message": reaction.message} if reaction.message else {}
         over = reaction.event in (Event.ENDED, Event.NEVER_RAN)
         if over and again is not None and reaction.result is None:
@@ -181,17 +182,6 @@ class Intake:
             result=reaction.result,
             requeue=again,
         )
-
-    @staticmethod
-    def _requeue(
-        conn: sa.Connection, session: Session, reaction: Reaction, reasons: Mapping[KernelId, str]
-    ) -> frozenset[AgentId] | None:
-        """The agents to blame, if a session that ends is to be tried again."""
-        if session.requeue is not None or reaction.reason not in RETRIED:
-            return session.requeue
-        blamed = blamed_by(session, reasons)
-        again = tries_again(session, reaction.reason, blamed, session_store.suitable(conn, session))
-        return blamed if again else None
 
     @staticmethod
     def _count(conn: sa.Connection, session: Session, now: datetime) -> None:

@@ -129,7 +129,7 @@ def snapshot_of(
                 domain=session.domain_name,
                 job_priority=session.job_priority,
                 run_time_s=session.batch_timeout_s,
-                avoid=frozenset(avoided(session)),
+                avoid=avoided(session),
                 preempting=session.reason == Rule.PREEMPTING.value,
             )
             for session in pending

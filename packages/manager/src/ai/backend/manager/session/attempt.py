@@ -4,8 +4,7 @@ Two cases: it was preempted where its resource group reschedules victims, or it 
 tried is remembered with the session: an agent where it failed is the last that it is given again.
 """
 
-from collections.abc import Collection, Mapping, Set
-from dataclasses import replace
+from collections.abc import Mapping, Set
 from datetime import datetime
 from uuid import uuid5
 
@@ -32,19 +31,16 @@ def avoided(session: Session) -> frozenset[AgentId]:
     return frozenset(agent for one in session.attempts if one.failed for agent in one.blamed)
 
 
-def tries_again(
-    session: Session, reason: str, blamed: Collection[AgentId], agents: Collection[AgentId]
-) -> bool:
-    """Whether one that fails to start now goes back into the queue.
+def tries_again(session: Session, blamed: Set[AgentId], agents: Set[AgentId]) -> bool:
+    """Whether one that fails to start now, for one of the reasons `RETRIED`, goes back into the queue.
 
     Args:
         blamed: where it failed this time.
         agents: all that take sessions of its kind. On the same one again it would fail again.
     """
-    if session.status not in _STARTING or reason not in RETRIED or session.agent_list:
+    if session.status not in _STARTING or session.agent_list:
         return False
-    tried = avoided(session) | set(blamed)
-    return failures(session) + 1 < STARTS_MAX and bool(set(agents) - tried)
+    return failures(session) + 1 < STARTS_MAX and not agents <= avoided(session) | blamed
 
 
 def attempt_of(session: Session, blamed: Set[AgentId], now: datetime, *, failed: bool) -> Attempt:
@@ -64,18 +60,19 @@ def attempt_of(session: Session, blamed: Set[AgentId], now: datetime, *, failed:
 def renewed(kernels: tuple[Kernel, ...], number: int) -> tuple[Kernel, ...]:
     """Kernels that ask for the same, for another attempt. Their ids follow from those of the ones before."""
     return tuple(
-        replace(
-            kernel,
+        Kernel(
             id=KernelId(uuid5(kernel.id, f"attempt {number}")),
-            status=SessionStatus.PENDING,
-            agent_id=None,
-            incarnation=1,
-            stop_reason="",
-            stop_forced=False,
-            container_id="",
-            step="",
-            exit_code=None,
-            stats={},
+            session_id=kernel.session_id,
+            cluster_role=kernel.cluster_role,
+            cluster_idx=kernel.cluster_idx,
+            image_name=kernel.image_name,
+            image_digest=kernel.image_digest,
+            architecture=kernel.architecture,
+            image_labels=kernel.image_labels,
+            requested_slots=kernel.requested_slots,
+            shm_bytes=kernel.shm_bytes,
+            preopen_ports=kernel.preopen_ports,
+            service_ports=kernel.service_ports,
         )
         for kernel in kernels
     )

@@ -16,10 +16,9 @@ from ..config import ManagerConfig
 from ..db.database import Database
 from ..loop import Loop
 from . import store
-from .attempt import tries_again
 from .machine import EXPIRED_REASONS, expiry
 from .model import Session, SessionResult, SessionStatus
-from .transition import advance, end_kernels, stop_kernels
+from .transition import advance, agents_to_blame, end_kernels, stop_kernels
 
 log = get_logger(__name__)
 
@@ -70,7 +69,6 @@ class SessionLoops:
             for kernel in session.kernels
             if kernel.agent_id is not None and kernel.status is not SessionStatus.RUNNING
         }
-        again = tries_again(session, reason, blamed, store.suitable(conn, session))
         moved = advance(
             conn,
             session,
@@ -80,7 +78,7 @@ class SessionLoops:
             reason=reason,
             detail={"message": message},
             result=SessionResult.FAILURE if timed_out else None,
-            requeue=blamed if again else None,
+            requeue=agents_to_blame(conn, session, reason, blamed),
         )
         if moved is None:
             return

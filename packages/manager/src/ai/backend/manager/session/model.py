@@ -108,21 +108,21 @@ class Kernel:
     session_id: SessionId
     cluster_role: str
     cluster_idx: int
-    status: KernelStatus
-    agent_id: AgentId | None
+    status: KernelStatus = KernelStatus.PENDING
+    agent_id: AgentId | None = None
     image_name: str
     image_digest: str
     architecture: str
     image_labels: dict[str, str]
     requested_slots: ResourceSlots
     shm_bytes: int
-    incarnation: int
-    stop_reason: str
-    stop_forced: bool
-    container_id: str
-    step: str
-    exit_code: int | None
-    stats: dict[str, int]
+    incarnation: int = 1
+    stop_reason: str = ""
+    stop_forced: bool = False
+    container_id: str = ""
+    step: str = ""
+    exit_code: int | None = None
+    stats: dict[str, int] = field(default_factory=dict)
     preopen_ports: tuple[int, ...] = ()
     service_ports: tuple[ServicePort, ...] = ()
     """The image's services and one for each preopen port."""

@@ -122,8 +122,11 @@ def attempt_row(attempt: Attempt) -> dict[str, Any]:
 _KERNEL_COLUMNS = [column for column in kernels.c if column.name != "logs"]
 
 
-_IN_ORDER = (sa.case((kernels.c.cluster_role == "main", 0), else_=1), kernels.c.cluster_idx)
-_MEMBERS = sa.select(*_KERNEL_COLUMNS).where(kernels.c.attempt == sa.literal_column("0")).order_by(*_IN_ORDER)
+_MEMBERS = (
+    sa.select(*_KERNEL_COLUMNS)
+    .where(kernels.c.attempt == sa.literal_column("0"))
+    .order_by(sa.case((kernels.c.cluster_role == "main", 0), else_=1), kernels.c.cluster_idx)
+)
 _BY_AGE = (sessions.c.created_at, sessions.c.id)
 
 

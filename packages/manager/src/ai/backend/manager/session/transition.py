@@ -13,7 +13,7 @@ from ai.backend.common.machine import Drop
 from ..config import ManagerConfig
 from ..event import store as event_store
 from . import store
-from .attempt import ATTEMPTS_KEPT, attempt_of, renewed
+from .attempt import ATTEMPTS_KEPT, RETRIED, attempt_of, renewed, tries_again
 from .machine import EVENT_NAMES, RESULT_EVENTS, TABLE, Event, deadline, history, ran
 from .model import Session, SessionResult, SessionStatus
 
@@ -164,6 +164,19 @@ def changed(session: Session, values: Mapping[str, Any]) -> Session:
     """The session after `change`."""
     status = SessionStatus(values["status"])
     return replace(session, **{**values, "status": status}, version=session.version + 1)
+
+
+def agents_to_blame(
+    conn: sa.Connection, session: Session, reason: str, blamed: Set[AgentId]
+) -> Set[AgentId] | None:
+    """For a session that ends: the agents to blame for that, if it is to be requeued; None: it is over.
+
+    Args:
+        blamed: where it failed, if it has not been decided before that it is to be requeued.
+    """
+    if session.requeue is not None or reason not in RETRIED:
+        return session.requeue
+    return blamed if tries_again(session, blamed, store.suitable(conn, session)) else None
 
 
 def requeue(
