@@ -161,7 +161,8 @@ def test_logs_outlive_the_session(cluster: Cluster, session: str) -> None:
 
 def test_events_tell_the_story_in_order(cluster: Cluster, name: str) -> None:
     watching = subprocess.Popen(
-        [str(LAUNCHER), "--output", "json", "events", name],
+        # From the first event on: this process may be slower to start than the session is to run.
+        [str(LAUNCHER), "--output", "json", "events", name, "--after", "0"],
         env={**os.environ, **cluster.env},
         stdout=subprocess.PIPE,
         text=True,

@@ -1,11 +1,17 @@
 """What a session may be asked to be: batch, later, after others, several containers, on chosen agents; against a real manager."""
 
+import asyncio
 from datetime import datetime
 from typing import Any
 
 import pytest
 
-from .conftest import World
+from ai.backend.common.wire import rpc
+from ai.backend.common.wire.rpc import KernelReport, KernelState
+from ai.backend.manager.db.schema import events, sessions
+
+from .conftest import PlayedAgent, World
+from .test_requeue import full, joined, rows
 
 BATCH = {"name": "mybatch", "image": "python", "type": "batch", "startupCommand": "true", "enqueueOnly": True}
 
@@ -68,3 +74,41 @@ async def test_the_dependency_graph_is_as_published(world: World) -> None:
 async def test_an_inference_session_is_one(world: World) -> None:
     answer = await create(world, type="inference", enqueueOnly=False)
     assert (answer.status, answer.json["status"]) == (201, "RUNNING")
+
+
+class QuickAgent(PlayedAgent):
+    """Runs commands faster than it reports."""
+
+    async def follow(self, sync: rpc.Sync) -> None:
+        self.generation = sync.generation
+        self.kernels = {
+            kernel.kernel_id: KernelReport(
+                kernel_id=kernel.kernel_id,
+                session_id=kernel.session_id,
+                incarnation=kernel.incarnation,
+                state=KernelState.TERMINATED,
+                reason="task-finished",
+                exit_code=3,
+            )
+            for kernel in sync.kernels
+        }
+        await self.report()
+
+
+async def test_a_command_that_came_and_went_between_two_reports_is_told_to_have_run(world: World) -> None:
+    await full(world)
+    async with joined(world, QuickAgent(world.agent.bus, name="b0")):
+        assert (await create(world)).status == 201
+        async with asyncio.timeout(30):
+            while not (over := await rows(world, sessions, sessions.c.status == "TERMINATED")):
+                await asyncio.sleep(0.01)
+        (row,) = over
+        told = [one.name for one in await rows(world, events)]
+        assert row.result == "failure" and "RUNNING" in row.status_history
+        assert [name for name in told if name.startswith("session_")] == [
+            "session_enqueued",
+            "session_scheduled",
+            "session_started",
+            "session_failure",
+            "session_terminated",
+        ]

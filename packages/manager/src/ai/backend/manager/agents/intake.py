@@ -166,6 +166,12 @@ class Intake:
     ) -> Session | None:
         assert reaction.event is not None, "the caller has looked"
         detail = {"message": reaction.message} if reaction.message else {}
+        if reaction.result is not None and not ran(session):
+            # Its command came and went between two reports: that it ran is told all the same.
+            started = advance(conn, session, Event.STARTED, now=now, config=self._config)
+            if started is None:
+                return None
+            session = started
         over = reaction.event in (Event.ENDED, Event.NEVER_RAN)
         if over and again is not None and reaction.result is None:
             return requeue(
