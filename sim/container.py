@@ -32,6 +32,7 @@ class MortalBackend:
         self._spawn = spawn
         self.kind = inner.kind
         self.adopts = inner.adopts
+        self.has_engine = inner.has_engine
         self.dead = False
 
     async def _ask(self, call: Coroutine[Any, Any, T]) -> T:

@@ -1,12 +1,14 @@
 """The agent's settings."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from ai.backend.common.quantity import parse_size
 
 from .container.network import DEFAULT_RANGE, parse_range
+from .resource.alloc import Strategy
 
 CORES_MAX = 65_536
 
@@ -40,6 +42,13 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     scratch_free_min: str = "64m"
     """With less free disk the agent says that it is unhealthy and takes nothing new."""
 
+    accelerators: dict[str, dict[str, Any]] = {}
+    """Options of accelerator plugins, by name: [agent.accelerators.cuda]. What they are stands with each plugin."""
+    accelerators_disabled: tuple[str, ...] = ()
+    """Names of accelerator plugins that are not loaded."""
+    device_strategy: str = "fill"
+    """Which of its devices a share is taken of when the scheduler's choice is not free: fill (those in use first) or even."""
+
     commit_dir: str = ""
     """Where archives of sessions are written. Empty: the folder commits in the agent's home."""
     commit_size_max: str = "32g"
@@ -52,6 +61,8 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError(f"backend is auto, docker or sandbox, not {self.backend!r}")
         if not 0 <= self.cores <= CORES_MAX:
             raise ValueError(f"cores is a number from 0 to {CORES_MAX}")
+        if self.device_strategy not in tuple(Strategy):
+            raise ValueError(f"device-strategy is fill or even, not {self.device_strategy!r}")
         parse_size(self.reserved_mem)
         parse_size(self.scratch_free_min)
         parse_size(self.commit_size_max)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ai.backend.common.bus import AgentBus
 from ai.backend.common.clock import Clock
+from ai.backend.common.errors import ConfigError
 from ai.backend.common.ids import Random
 from ai.backend.common.log import get_logger
 
@@ -17,6 +18,9 @@ from .container.docker import DockerBackend
 from .container.errors import BackendUnavailable
 from .container.sandbox import SandboxBackend
 from .kernel.journal import Journal, NodeFacts
+from .resource.accelerator import load_accelerators
+from .resource.alloc import Strategy
+from .resource.device import Devices
 from .runner.link import ZmtpLink
 from .runner.volume import ensure_runner_volume
 from .service import Agent
@@ -32,6 +36,10 @@ def node_folder(config: AgentConfig) -> Path:
 
 async def build_agent(config: AgentConfig, *, home: Path, clock: Clock, rng: Random, bus: AgentBus) -> Agent:
     """An agent whose state lies in `home`. Raises BackendUnavailable when the wanted backend does not work here."""
+    try:
+        callers = load_accelerators(config.accelerators, disabled=config.accelerators_disabled)
+    except ValueError as exc:
+        raise ConfigError(f"agent.accelerators: {exc}", hint="See docs/admin/accelerators.md.") from exc
     root = node_folder(config)
     for folder in (root, root / "runner", root / "clusters"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -65,6 +73,7 @@ async def build_agent(config: AgentConfig, *, home: Path, clock: Clock, rng: Ran
         link=lambda _kernel_id, scratch, uid, on_message: ZmtpLink(scratch.run, uid, on_message),
         architecture=platform.machine(),
         own_uid=None if os.getuid() == 0 else os.getuid(),
+        devices=Devices(callers, Strategy(config.device_strategy)),
     )
 
 

@@ -5,6 +5,7 @@ It adopts what it finds at its start, refuses old wishes, touches nothing that i
 
 import asyncio
 import contextlib
+import json
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -21,6 +22,7 @@ from .config import AgentConfig
 from .container.backend import RUNNER_DIR, ContainerBackend
 from .container.model import Image, Mount
 from .kernel.driver import (
+    LABEL_DEVICES,
     LABEL_HOSTS,
     LABEL_INCARNATION,
     LABEL_KERNEL,
@@ -30,6 +32,7 @@ from .kernel.driver import (
     STEP_TOLD_AFTER_S,
     Driver,
     LinkFactory,
+    Numa,
     Surroundings,
 )
 from .kernel.file import HomeFolder
@@ -37,7 +40,9 @@ from .kernel.journal import Entry, Journal, NodeFacts
 from .kernel.machine import Event, State
 from .kernel.network import SessionNetworks
 from .kernel.scratch import Scratch
-from .resource.capacity import free_bytes, node_capacity
+from .resource.capacity import free_bytes, node_capacity, usable_cores
+from .resource.device import Devices
+from .resource.numa import read_nodes
 from .resource.uid import lowest_free
 from .runner.client import Runner
 from .runner.stream import relay
@@ -75,6 +80,7 @@ class Agent:
         architecture: str,
         own_uid: int | None,
         capacity: dict[str, int] | None = None,
+        devices: Devices | None = None,
     ) -> None:
         self.config = config
         self.backend = backend
@@ -88,6 +94,7 @@ class Agent:
         self._capacity = capacity or node_capacity(
             reserved_memory_bytes=parse_size(config.reserved_mem), cores=config.cores
         )
+        self._devices = devices or Devices()
         self._runner_volume = Mount(source=runner_volume, target=RUNNER_DIR)
         self._link = link
         self._kernels: dict[UUID, Driver] = {}
@@ -108,6 +115,8 @@ class Agent:
             journal=self._journal,
             scratch_root=lambda kernel_id: Scratch.of(scratch_dir, kernel_id),
             networks=self._networks,
+            devices=self._devices,
+            numa=Numa(nodes=read_nodes(), usable=usable_cores()),
             runner_volume=self._runner_volume,
             link=self._link,
             spawn=self._spawn,
@@ -128,6 +137,7 @@ class Agent:
         self._scratch_dir.mkdir(parents=True, exist_ok=True)
         self._scratch_dir.chmod(0o711)
         await asyncio.to_thread(self._commits.open)
+        await self._devices.open()
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
@@ -142,6 +152,7 @@ class Agent:
                     driver.runner.close()
             with contextlib.suppress(BackendError):
                 await self._bus.report(self._report(leaving=True))
+            await self._devices.close()
             await self.backend.close()
 
     def _remember(self) -> None:
@@ -172,6 +183,8 @@ class Agent:
             log.warning("container-without-journal", kernel=container.name)
             uid = int(labels[LABEL_UID]) if LABEL_UID in labels else self._uid()
             driver = self._kernels[desired.kernel_id] = Driver(self._around, desired, uid)
+            driver.devices = json.loads(labels.get(LABEL_DEVICES, "{}"))
+            self._devices.adopt(desired.kernel_id, driver.devices)
             driver.happened(Event.FOUND)
 
     def _adopt(self, entry: Entry) -> None:
@@ -179,6 +192,9 @@ class Agent:
         driver.reason, driver.message = entry.reason, entry.message
         driver.ran = entry.ran or entry.state == State.RUNNING.value  # older journals don't tell it
         driver.exit_code, driver.stats, driver.container_id = entry.exit_code, entry.stats, entry.container_id
+        driver.devices = entry.devices
+        if entry.state != State.TERMINATED.value:
+            self._devices.adopt(entry.desired.kernel_id, entry.devices)
         try:
             state = State(entry.state)
         except ValueError:
@@ -371,6 +387,8 @@ class Agent:
             except TimeoutError:
                 next_beat_s = self._clock.monotonic() + self.config.heartbeat_s
             await self._refresh()
+            if await self._devices.refresh():
+                log.warning("devices-changed", capacity=self._devices.capacity)
             for driver in list(self._kernels.values()):
                 if driver.unsure:
                     await driver.look()
@@ -387,7 +405,7 @@ class Agent:
             backend=self.backend.kind,
             architecture=self._architecture,
             address="",
-            capacity=self._capacity,
+            capacity=self._capacity | self._devices.capacity,
             images=[
                 rpc.ImageReport(
                     name=image.name,
@@ -399,6 +417,9 @@ class Agent:
                 for image in self._images
             ],
             kernels=[driver.report() for driver in self._kernels.values()],
+            devices=self._devices.reports(),
+            accelerators=self._devices.plugins(),
+            usage=self._devices.usage,
             healthy=not self._problem,
             problem=self._problem,
             leaving=leaving,

@@ -14,12 +14,13 @@ def plugin() -> None:
 @click.pass_obj
 def ls(state: State) -> None:
     """List them, with what went wrong."""
-    from ai.backend.plugin.host import GROUPS, SCHEDULER, load
+    from ai.backend.plugin.accelerator import check_factory
+    from ai.backend.plugin.host import ACCELERATOR, GROUPS, SCHEDULER, load
     from ai.backend.scheduler.queue import check_queue
 
     from .display import print_json, print_table
 
-    checks = {SCHEDULER: check_queue}
+    checks = {SCHEDULER: check_queue, ACCELERATOR: check_factory}
     found = [one for name in GROUPS for one in load(name, check=checks[name]).found]
     if state.json:
         print_json(

@@ -10,7 +10,12 @@ from typing import Any
 
 SCHEDULER = "backendai_scheduler_v10"
 """Orders of resource groups' queues: see `ai.backend.scheduler.queue`."""
-GROUPS: Mapping[str, str] = {SCHEDULER: "in which order a resource group looks at the sessions that wait"}
+ACCELERATOR = "backendai_accelerator_v21"
+"""Kinds of devices of a node: see `ai.backend.plugin.accelerator`."""
+GROUPS: Mapping[str, str] = {
+    SCHEDULER: "in which order a resource group looks at the sessions that wait",
+    ACCELERATOR: "a kind of device that a node has and containers get",
+}
 """Each with what its plugins decide."""
 
 

@@ -42,6 +42,7 @@ from ai.backend.agent.container.model import (
     Container,
     ContainerSpec,
     ContainerStatus,
+    DeviceFile,
     ExitCause,
     Limits,
     Mount,
@@ -555,6 +556,14 @@ class RealContainerContract(ContainerContract):
         )
         assert "refused" in said
         assert not (harness.shared_dir / "denied").exists()
+
+    async def test_device_files(self, harness: Harness) -> None:
+        probe = PurePosixPath("/dev/probe0")
+        command = "[ -c /dev/probe0 ] && echo there && echo x > /dev/probe0 && cat /dev/probe0 && echo usable"
+        given = DeviceFile(source=Path("/dev/null"), target=probe)
+        said = await self.output(harness, "with-device", command, device_files=(given,))
+        assert "there" in said and "usable" in said
+        assert "there" not in await self.output(harness, "without-device", f"{command} || echo no")
 
     async def test_usage_is_counted(self, harness: Harness) -> None:
         await harness.backend.create(

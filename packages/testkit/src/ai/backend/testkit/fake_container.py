@@ -214,6 +214,7 @@ class FakeBackend:
 
     kind = "fake"
     adopts = True
+    has_engine = False
 
     def __init__(self, world: FakeWorld) -> None:
         self.world = world

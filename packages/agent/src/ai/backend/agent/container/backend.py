@@ -25,10 +25,12 @@ class ContainerBackend(Protocol):
     Attributes:
         kind: "docker", "sandbox" or "fake"; shown to users.
         adopts: whether containers survive the death of the agent process and are found again by `list`.
+        has_engine: whether there is an engine that attaches devices by itself when asked.
     """
 
     kind: str
     adopts: bool
+    has_engine: bool
 
     async def open(self) -> None:
         """Connects and checks that the backend works here. Raises BackendUnavailable with what is missing and what to do."""

@@ -207,6 +207,8 @@ def options(spec: ContainerSpec, root: list[str], *, hosts_fd: int, seccomp_fd: 
     args += root
     args += ["--perms", "0644", "--ro-bind-data", str(hosts_fd), "/etc/hosts"]
     args += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--size", shm, "--tmpfs", "/dev/shm"]  # noqa: S108
+    for one in spec.device_files:
+        args += ["--dev-bind", str(one.source), str(one.target)]
     args += ["--remount-ro", "/dev", "--perms", "1777", "--size", memory, "--tmpfs", "/tmp"]  # noqa: S108
     for path in _MASKED:
         if os.path.lexists(path):

@@ -49,6 +49,7 @@ from .model import (
     Container,
     ContainerSpec,
     ContainerStatus,
+    EngineRequest,
     ExitCause,
     ExitInfo,
     Image,
@@ -93,6 +94,7 @@ class DockerBackend:
 
     kind = "docker"
     adopts = True
+    has_engine = True
 
     def __init__(
         self,
@@ -336,6 +338,15 @@ class DockerBackend:
                 "ShmSize": limits.shm_bytes,
                 "Init": self._init,
                 "NetworkMode": self._network,
+                "Devices": [
+                    {
+                        "PathOnHost": str(one.source),
+                        "PathInContainer": str(one.target),
+                        "CgroupPermissions": "rw",
+                    }
+                    for one in spec.device_files
+                ],
+                "DeviceRequests": [_device_request(one) for one in spec.engine_requests],
                 "CapDrop": ["ALL"],
                 "SecurityOpt": ["no-new-privileges"],
                 "LogConfig": {"Type": "json-file", "Config": {"max-size": "5m", "max-file": "2"}},
@@ -522,6 +533,11 @@ class DockerBackend:
         name = self._own_name(json.loads(line)["Actor"]["Attributes"]["name"])
         if name is not None:
             on_change(name)
+
+
+def _device_request(asked: EngineRequest) -> dict[str, Any]:
+    capabilities = [list(asked.capabilities)] if asked.capabilities else []
+    return {"Driver": asked.driver, "DeviceIDs": list(asked.ids), "Capabilities": capabilities}
 
 
 def _api_version(text: str) -> tuple[int, int]:

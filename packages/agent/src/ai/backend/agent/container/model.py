@@ -36,6 +36,24 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceFile:
+    """A device of the host that the container may read and write."""
+
+    source: Path
+    target: PurePosixPath
+    """Below /dev."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineRequest:
+    """What a container engine attaches by itself, by a driver that it knows (`cdi`, `nvidia`, ...)."""
+
+    driver: str
+    ids: tuple[str, ...]
+    capabilities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What the container may use. Each is enforced by the kernel (cgroups) wherever the node allows it."""
 
@@ -90,6 +108,9 @@ class ContainerSpec:
     workdir: PurePosixPath = PurePosixPath("/home/work")
     cpuset: tuple[int, ...] = ()
     """Cores the container may run on; empty means all."""
+    device_files: tuple[DeviceFile, ...] = ()
+    engine_requests: tuple[EngineRequest, ...] = ()
+    """Only for backends with an engine (`ContainerBackend.has_engine`)."""
     network: Network | None = None
     """The network that it joins, as `ensure_network` gave it, under its `hostname`; None is loopback alone."""
 

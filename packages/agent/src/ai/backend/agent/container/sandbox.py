@@ -82,6 +82,7 @@ class SandboxBackend:
 
     kind = "sandbox"
     adopts = True
+    has_engine = False
 
     def __init__(
         self,
@@ -279,6 +280,13 @@ class SandboxBackend:
                 f"an agent that is not root cannot run a container as uid {spec.uid}",
                 hint=f"use uid {os.geteuid()}, or run the agent as root",
             )
+        if spec.engine_requests:
+            raise ContainerFailed("the sandbox has no engine that could attach devices by itself")
+        for one in spec.device_files:
+            if not one.source.is_char_device() or not one.target.is_relative_to("/dev"):
+                raise ContainerFailed(
+                    f"{one.source} is no device file of this node that could be {one.target}"
+                )
         if spec.network is not None:
             self._networks.check(spec.network, spec.hostname)
         for mount in spec.mounts:

@@ -6,8 +6,9 @@ the same for a kernel that never started, one that half started and one that ran
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+import json
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
 from uuid import UUID
 
@@ -23,6 +24,8 @@ from ..config import AgentConfig
 from ..container.backend import CONFIG_DIR, KERNEL_DIR, WORK_DIR, ContainerBackend
 from ..container.errors import BackendUnavailable, ImageNotFound
 from ..container.model import Container, ContainerSpec, ContainerStatus, ExitCause, Limits, Mount, Network
+from ..resource.device import NOTHING, Devices, Grant, Held
+from ..resource.numa import cores_near
 from ..runner.client import KILLED, Runner
 from ..runner.link import OnMessage, RunnerLink
 from ..runner.stream import Streams
@@ -36,12 +39,13 @@ log = get_logger(__name__)
 
 T = TypeVar("T")
 
-LABEL_KERNEL, LABEL_SESSION, LABEL_INCARNATION, LABEL_UID, LABEL_HOSTS = (
+LABEL_KERNEL, LABEL_SESSION, LABEL_INCARNATION, LABEL_UID, LABEL_HOSTS, LABEL_DEVICES = (
     "ai.backend.kernel-id",
     "ai.backend.session-id",
     "ai.backend.incarnation",
     "ai.backend.uid",
     "ai.backend.local-hosts",
+    "ai.backend.devices",
 )
 LOG_BYTES_KEPT = 1 << 20
 LOG_BYTES_SHOWN = 2000
@@ -77,12 +81,22 @@ class Surroundings:
     journal: Journal
     scratch_root: "ScratchRoot"
     networks: SessionNetworks
+    devices: Devices
+    numa: "Numa"
     runner_volume: Mount
     link: LinkFactory
     spawn: Callable[[object], asyncio.Task[None]]
     """Starts a coroutine in the agent's task group."""
     changed: Callable[[], None]
     """Something that reports tell of has changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Numa:
+    """Cores by NUMA node, and those that kernels may run on."""
+
+    nodes: Mapping[int, frozenset[int]] = field(default_factory=dict)
+    usable: frozenset[int] = frozenset()
 
 
 class ScratchRoot(Protocol):
@@ -113,6 +127,8 @@ class Driver:
         self.exit_code: int | None = None
         self.container_id = ""
         self.stats: dict[str, int] = {}
+        self.devices: Held = {}
+        self.cores: tuple[int, ...] = ()
         self.ran = False
         """This incarnation has been ready once: whatever ends it then, it is no failure to start."""
         self.runner: Runner | None = None
@@ -157,6 +173,8 @@ class Driver:
             message=self.message,
             exit_code=self.exit_code,
             container_id=self.container_id,
+            cores=list(self.cores),
+            devices={name: milli for given in self.devices.values() for name, milli in given.items()},
             stats=self.stats,
         )
 
@@ -234,6 +252,7 @@ class Driver:
                 container_id=self.container_id,
                 stats=self.stats,
                 ran=self.ran,
+                devices=self.devices,
             )
         )
 
@@ -281,10 +300,13 @@ class Driver:
 
     async def _prepare(self) -> None:
         try:
+            grant = await self._take_devices()
             self._at("scratch")
             if self.desired.home_from_image:
                 await self._fill_home()
-            self.scratch.make(self.desired, self.uid)  # a handful of small files: a thread would cost more
+            self.scratch.make(
+                self.desired, self.uid, grant
+            )  # a handful of small files: a thread would cost more
             self._at("socket")
             self.connect()
             network = None
@@ -292,7 +314,7 @@ class Driver:
                 self._at("network")
                 network = await _whole(self._around.networks.join(self.desired))
             self._at("create")
-            self.container_id = await _whole(self._around.backend.create(self._spec(network)))
+            self.container_id = await _whole(self._around.backend.create(self._spec(network, grant)))
             self._at("start")
             await _whole(self._around.backend.start(self.name))
         except ImageNotFound as exc:
@@ -303,6 +325,21 @@ class Driver:
             return
         self._effect = None
         self.happened(Event.PREPARED)
+
+    async def _take_devices(self) -> Grant:
+        """What it holds is in the journal before its container is made. Raises DevicesUnavailable or NoSpace."""
+        devices = self._around.devices
+        held = devices.give(self.id, self.desired.slots, self.desired.devices)
+        if not held:
+            return NOTHING
+        self._at("devices")
+        if held != self.devices:
+            self.devices = held
+            self.remember()
+        grant = await devices.grant(held, engine=self._around.backend.has_engine)
+        cpu = ResourceSlots(self.desired.slots)[CPU]
+        self.cores = cores_near(self._around.numa.nodes, grant.numa_nodes, self._around.numa.usable, cpu)
+        return grant
 
     async def _fill_home(self) -> None:
         """Before the folder is there: whole or not at all, also when this agent dies meanwhile."""
@@ -333,27 +370,30 @@ class Driver:
             streams_of=lambda send: Streams(self.scratch.run, self.uid, send),
         )
 
-    def _spec(self, network: Network | None) -> ContainerSpec:
+    def _spec(self, network: Network | None, grant: Grant) -> ContainerSpec:
         slots = ResourceSlots(self.desired.slots)
         scratch = self.scratch
         hosts = () if network is None else ((LABEL_HOSTS, ",".join(self.desired.local_hosts)),)
+        devices = ((LABEL_DEVICES, json.dumps(self.devices)),) if self.devices else ()
         return ContainerSpec(
             name=self.name,
             image=self.desired.image,
             command=RUNNER_COMMAND(self.desired.runtime_type, self.desired.runtime_path),
-            environ=tuple(sorted(environment_of(self.desired).items())),
+            environ=tuple(sorted(environment_of(self.desired, grant).items())),
             labels=(
                 (LABEL_KERNEL, str(self.id)),
                 (LABEL_SESSION, str(self.desired.session_id)),
                 (LABEL_INCARNATION, str(self.desired.incarnation)),
                 (LABEL_UID, str(self.uid)),
                 *hosts,
+                *devices,
             ),
             mounts=(
                 self._around.runner_volume,
                 Mount(source=scratch.run, target=KERNEL_DIR, read_only=True),
                 Mount(source=scratch.config, target=CONFIG_DIR, read_only=True),
                 Mount(source=scratch.work, target=WORK_DIR, read_only=False),
+                *grant.mounts,
             ),
             limits=Limits(
                 memory_bytes=slots[MEM],
@@ -365,6 +405,9 @@ class Driver:
             gid=self.uid,
             hostname=self.desired.hostname,
             workdir=WORK_DIR,
+            cpuset=self.cores,
+            device_files=grant.device_files,
+            engine_requests=grant.engine_requests,
             network=network,
         )
 
@@ -449,6 +492,8 @@ class Driver:
         if self.runner is not None and not self.reason.startswith("out-of"):
             self.runner.end("")
         await self._until_done(self._take_down)
+        self._around.devices.take_back(self.id)
+        self.devices = {}
         if self.runner is not None:
             self.runner.end("")
             self.runner = None

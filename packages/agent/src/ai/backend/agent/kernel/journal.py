@@ -36,6 +36,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     container_id: str = ""
     stats: dict[str, int] = {}
     ran: bool = False
+    devices: dict[str, dict[str, int]] = {}
+    """What it holds: slot -> device -> milli."""
 
 
 class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):

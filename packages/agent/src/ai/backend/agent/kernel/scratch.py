@@ -14,6 +14,7 @@ from ai.backend.common.wire.rpc import ClusterKey, DesiredKernel
 
 from ..commit.home import own
 from ..container.errors import ContainerFailed, NoSpace
+from ..resource.device import NOTHING, Grant, resource_lines
 from .file import HomeFolder
 
 
@@ -37,7 +38,7 @@ class Scratch:
     def run(self) -> Path:
         return self.root / "run"
 
-    def make(self, desired: DesiredKernel, uid: int) -> None:
+    def make(self, desired: DesiredKernel, uid: int, grant: Grant = NOTHING) -> None:
         """Makes all folders and files; again over an older incarnation's, whose home stays. Raises NoSpace or ContainerFailed."""
         with _mapped():
             for folder, mode in (
@@ -50,8 +51,8 @@ class Scratch:
                 folder.chmod(mode)
             if os.getuid() == 0:
                 os.chown(self.work, uid, uid)
-            _write(self.config / "environ.txt", environ_of(desired))
-            _write(self.config / "resource.txt", resources_of(desired))
+            _write(self.config / "environ.txt", environ_of(desired, grant))
+            _write(self.config / "resource.txt", resources_of(desired, grant))
             if desired.cluster_key is not None:
                 self._write_key(desired.cluster_key, uid)
             bootstrap = self.work / ".bootstrap.sh"
@@ -112,7 +113,7 @@ def _mapped() -> Iterator[None]:
         ) from exc
 
 
-def environment_of(desired: DesiredKernel) -> dict[str, str]:
+def environment_of(desired: DesiredKernel, grant: Grant = NOTHING) -> dict[str, str]:
     """The variables of the session's processes: the published ones, and the user's on top."""
     cpu = max(1, ResourceSlots(desired.slots)[CPU] // MILLI)
     hosts = desired.cluster_hosts
@@ -139,18 +140,21 @@ def environment_of(desired: DesiredKernel) -> dict[str, str]:
         # Numerical libraries start a thread for each core of the machine unless they are told.
         **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(cpu)),
     }
-    return {**ours, **desired.environ}
+    return {**ours, **grant.environ, **desired.environ}
 
 
-def environ_of(desired: DesiredKernel) -> str:
+def environ_of(desired: DesiredKernel, grant: Grant = NOTHING) -> str:
     """environ.txt: `key=value` lines. A value with a line break can't be written so and is left out."""
-    return "".join(f"{k}={v}\n" for k, v in environment_of(desired).items() if "\n" not in v)
+    return "".join(f"{k}={v}\n" for k, v in environment_of(desired, grant).items() if "\n" not in v)
 
 
-def resources_of(desired: DesiredKernel) -> str:
+def resources_of(desired: DesiredKernel, grant: Grant = NOTHING) -> str:
     slots: Mapping[str, str] = ResourceSlots(desired.slots).texts()
     listed = ",".join(f'"{name}": "{amount}"' for name, amount in slots.items())
-    return f"KERNEL_ID={desired.kernel_id}\nSCRATCH_SIZE=0\nMOUNTS=\nSLOTS={{{listed}}}\n"
+    return (
+        f"KERNEL_ID={desired.kernel_id}\nSCRATCH_SIZE=0\nMOUNTS=\nSLOTS={{{listed}}}\n"
+        f"UNIFIED_DEVICES=[]\n{resource_lines(grant.held)}"
+    )
 
 
 def _write(path: Path, text: str) -> None:

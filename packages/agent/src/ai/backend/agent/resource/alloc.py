@@ -73,6 +73,8 @@ class Allocations:
             "devices have names of their own"
         )
         self._held: dict[str, Allocation] = {}
+        self.unusable: frozenset[str] = frozenset()
+        """Devices of which nothing is given now, though somebody may hold them."""
 
     @property
     def free(self) -> Mapping[str, int]:
@@ -90,7 +92,8 @@ class Allocations:
         `hint`: (device -> milli) that somebody who saw the node a moment ago chose; followed where it still fits."""
         if kernel in self._held:
             return self._held[kernel]
-        left, parts, across = dict(self._free), dict[str, Parts](), set[str]()
+        left = {one: 0 if one in self.unusable else milli for one, milli in self._free.items()}
+        parts, across = dict[str, Parts](), set[str]()
         for slot in sorted(asked):
             pool, amount = self._pool_of.get(slot), asked[slot]
             if pool is None or amount == 0:

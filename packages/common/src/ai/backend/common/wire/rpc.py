@@ -87,6 +87,8 @@ class DesiredKernel(msgspec.Struct, frozen=True, kw_only=True):
     """Written into the home folder before the first start; not sent any more once it runs."""
     home_from_image: bool = False
     """Its home folder begins with what the image has there: the image was made of a session."""
+    devices: dict[str, int] = {}
+    """Which devices the scheduler chose for it, in milli of each, by `DeviceReport.id`. The agent takes others if these are not free."""
     stop_reason: str = ""
     """With target "stop": why, in the published words (user-requested, ...)."""
     forced: bool = False
@@ -118,6 +120,9 @@ class KernelReport(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int | None = None
     container_id: str = ""
     cores: list[int] = []
+    """Those that it may run on; empty: any."""
+    devices: dict[str, int] = {}
+    """What it holds, in milli of each device, by `DeviceReport.id`."""
     stats: dict[str, int] = {}
     """memory_bytes, memory_peak_bytes, cpu_used_us, pids: the newest values, kept after the end."""
 
@@ -128,6 +133,50 @@ class ImageReport(msgspec.Struct, frozen=True, kw_only=True):
     architecture: str
     size_bytes: int
     labels: dict[str, str]
+
+
+class DeviceReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One accelerator of the node; see `ai.backend.plugin.accelerator.Device` for the fields."""
+
+    id: str
+    """KEY/ID: its plugin's key and its own id."""
+    slot: str
+    model: str
+    memory_bytes: int = 0
+    units: int = 0
+    numa_node: int = -1
+    location: str = ""
+    problem: str = ""
+    """Why it can't be given; empty: it can."""
+
+
+class SlotReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How a slot of accelerators is shown to people, and in which steps, in milli, it is given."""
+
+    slot: str
+    description: str
+    name: str
+    unit: str
+    shared: bool
+    quantum: int
+
+
+class AcceleratorReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One plugin of the node."""
+
+    key: str
+    version: str
+    facts: dict[str, str]
+    slots: list[SlotReport]
+    problem: str = ""
+    """Why its devices can't be used; empty: they can."""
+
+
+class DeviceUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """None: not known."""
+
+    percent: float | None = None
+    memory_bytes: int | None = None
 
 
 class AgentReport(Message, frozen=True, tag="agent-report"):
@@ -146,6 +195,10 @@ class AgentReport(Message, frozen=True, tag="agent-report"):
     capacity: dict[str, int]
     images: list[ImageReport]
     kernels: list[KernelReport]
+    devices: list[DeviceReport] = []
+    accelerators: list[AcceleratorReport] = []
+    usage: dict[str, DeviceUsage] = {}
+    """How busy devices are, by id."""
     healthy: bool = True
     problem: str = ""
     """When not healthy: what is wrong (the engine does not answer, the disk is full). No new kernel is placed there."""
