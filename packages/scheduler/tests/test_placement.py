@@ -45,16 +45,20 @@ def agent(number: int, cpu: int, devices: tuple[int, ...] = (), model: str = "A"
         capacity=ResourceSlots({"cpu": cpu, "mem": cpu << 20}),
         occupied=ResourceSlots(),
         images=frozenset(),
-        devices=tuple(Device(family="cuda", model=model, free=free) for free in devices),
+        devices=tuple(
+            Device(family="cuda", model=model[place % len(model)], free=free, id=f"d{place}")
+            for place, free in enumerate(devices)
+        ),
     )
 
 
-def demand(cpu: int, milli: int = 0, models: tuple[str, ...] = ()) -> Demand:
+def demand(cpu: int, milli: int = 0, models: tuple[str, ...] = (), times: int = 1) -> Demand:
     whole, share = divmod(milli, WHOLE)
     return Demand(
         slots=ResourceSlots({"cpu": cpu, "mem": cpu << 20}),
         devices=0 if share else whole,
         share=share,
+        times=times if share else 1,
         family="cuda" if milli else "",
         models=frozenset(models),
     )
@@ -90,6 +94,28 @@ demands_st = st.lists(
 )
 
 
+mixed_agents_st = st.lists(
+    st.tuples(
+        st.integers(0, 16),
+        st.lists(st.sampled_from([0, 300, 500, 1000]), max_size=4),
+        st.sampled_from(["A", "B", "AB", "BBA"]),
+    ),
+    min_size=1,
+    max_size=6,
+)
+"""With devices of several models on one agent."""
+mixed_demands_st = st.lists(
+    st.tuples(
+        st.integers(0, 6),
+        st.sampled_from([0, 100, 300, 500, 700, 1000, 2000, 3000]),
+        st.sampled_from([(), ("A",), ("B",), ("A", "B"), ("C",)]),
+        st.sampled_from([1, 1, 2, 3]),
+    ),
+    min_size=1,
+    max_size=25,
+)
+
+
 def built(nodes: list[tuple[int, list[int], str]]) -> Fleet:
     return Fleet([agent(i, cpu, tuple(devices), model) for i, (cpu, devices, model) in enumerate(nodes)])
 
@@ -101,16 +127,17 @@ def could(fleet: Fleet, row: int, asked: Demand) -> bool:
     free = fleet.free_of(row)
     if any(amount > free[name] for name, amount in asked.slots.items()):
         return False
-    if asked.device_milli and (not own or (asked.models and own[0].model not in asked.models)):
+    right = [free for free, one in zip(devices, own, strict=False) if one.model in (asked.models or "AB")]
+    if asked.device_milli and not right:
         return False
     if asked.share:
-        return any(free >= asked.share for free in devices)
-    return bool(devices.count(WHOLE) >= asked.devices)
+        return sum(free // asked.share for free in right) >= asked.times
+    return bool(right.count(WHOLE) >= asked.devices)
 
 
 @settings(max_examples=60, deadline=None)
 @pytest.mark.parametrize("name", STRATEGIES)
-@given(agents_st, demands_st, st.randoms(use_true_random=False))
+@given(mixed_agents_st, mixed_demands_st, st.randoms(use_true_random=False))
 def test_nothing_is_given_twice_or_lost(name: str, nodes: Any, asked: Any, rng: Any) -> None:
     fleet = built(nodes)
     free, devices = fleet.free.copy(), fleet.devices.copy()
@@ -126,6 +153,9 @@ def test_nothing_is_given_twice_or_lost(name: str, nodes: Any, asked: Any, rng: 
             continue
         held.append(taken)
         assert taken.row in able
+        models = [fleet.agents[taken.row].devices[place].model for place in taken.devices]
+        assert not one.models or set(models) <= one.models
+        assert len(models) == (one.times if one.share else one.devices)
         assert (fleet.free >= 0).all() and (fleet.devices >= 0).all()
         assert (before - fleet.devices).sum() == one.device_milli
         if held and rng.random() < 0.3:
@@ -137,7 +167,7 @@ def test_nothing_is_given_twice_or_lost(name: str, nodes: Any, asked: Any, rng: 
 
 @settings(max_examples=60, deadline=None)
 @pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in ("random", "roundrobin")])
-@given(agents_st, demands_st)
+@given(mixed_agents_st, mixed_demands_st)
 def test_what_is_remembered_is_what_would_be_found_anew(name: str, nodes: Any, asked: Any) -> None:
     fleet = built(nodes)
     demands = [demand(*one) for one in asked]
@@ -238,3 +268,27 @@ def test_a_row_that_is_avoided_is_taken_only_if_there_is_no_other() -> None:
     placer = Placer(fleet, BestFit())
     got = [placer.place(demand(1), avoid) for avoid in ([0], [0, 1], [0, 1], [2], [0, 1, 2], [], [0, 1])]
     assert [None if one is None else one.row for one in got] == [1, 2, 2, 1, 0, 0, None]
+
+
+def test_whole_devices_are_near_each_other() -> None:
+    """Of the NUMA node where the fewest are left over, if one has enough; else of as few nodes as possible."""
+    nodes = [0, 0, 0, 1, 1, 1, 1, 2, 2]
+    one = AgentView(
+        id="a",
+        resource_group="",
+        architecture="",
+        capacity=ResourceSlots({"cpu": 64, "mem": 64 << 20}),
+        occupied=ResourceSlots(),
+        images=frozenset(),
+        devices=tuple(
+            Device(family="cuda", model="A", free=WHOLE, id=f"d{place}", numa_node=node)
+            for place, node in enumerate(nodes)
+        ),
+    )
+    fleet = Fleet([one])
+    for asked, expected in ((2, {2}), (3, {0}), (2, {1}), (2, {1})):
+        taken = Placer(fleet, BestFit()).place(demand(1, asked * WHOLE))
+        assert taken is not None and {nodes[place] for place in taken.devices} == expected
+    fleet = Fleet([one])
+    taken = Placer(fleet, BestFit()).place(demand(1, 6 * WHOLE))
+    assert taken is not None and {nodes[place] for place in taken.devices} == {0, 1}

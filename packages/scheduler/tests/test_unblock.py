@@ -17,6 +17,7 @@ from ai.backend.scheduler.forecast import End, forecast
 from ai.backend.scheduler.model import (
     AgentView,
     Device,
+    Held,
     KernelRequest,
     Limit,
     Need,
@@ -49,7 +50,9 @@ def gpus(*free: int, model: str = "A100") -> dict[str, Any]:
     return {
         "capacity": ResourceSlots({"cpu": 4000, "mem": 8 * GIB, "cuda.shares": whole}),
         "used": {"cuda.shares": whole - sum(free)},
-        "devices": tuple(Device(family="cuda", model=model, free=one) for one in free),
+        "devices": tuple(
+            Device(family="cuda", model=model, free=one, id=f"d{place}") for place, one in enumerate(free)
+        ),
     }
 
 
@@ -287,7 +290,9 @@ def estimates(
 
 
 def end(minutes: int, cpu: int, name: str = "a", keypair: str = "") -> End:
-    return End(at=at(minutes), held=((name, ResourceSlots({"cpu": cpu})),), keypair=keypair)
+    return End(
+        at=at(minutes), held=(Held(agent_id=name, slots=ResourceSlots({"cpu": cpu})),), keypair=keypair
+    )
 
 
 def test_it_starts_when_enough_has_ended() -> None:
@@ -337,12 +342,15 @@ def test_what_no_end_changes_has_no_estimate() -> None:
     assert estimates(two, end(5, 500), end(6, 500, "b")) == {}, "halves on two agents are no whole"
 
 
-def test_which_device_gets_free_is_not_guessed() -> None:
-    pieces = Snapshot(agents=(agent(**gpus(500, 500)),), workloads=(workload(1, {"cuda.shares": 1000}),))
-    freed = End(at=at(5), held=(("a", ResourceSlots({"cuda.shares": 500})),))
-    assert estimates(pieces, freed) == {}
+def test_a_device_is_whole_again_once_all_its_shares_are_free() -> None:
+    def freed(minutes: int, device: str) -> End:
+        slots = ResourceSlots({"cuda.shares": 500})
+        return End(at=at(minutes), held=(Held(agent_id="a", slots=slots, devices=((device, 500),)),))
+
+    pieces = Snapshot(agents=(agent(**gpus(500, 0)),), workloads=(workload(1, {"cuda.shares": 1000}),))
+    assert estimates(pieces, freed(5, "d1")) == {}, "halves of two devices are no whole one"
+    assert estimates(pieces, freed(5, "d1"), freed(6, "d1")) == {1: at(6)}
     works = (workload(1, {"cuda.shares": 500}), workload(2, {"cuda.shares": 1000}))
-    held = Snapshot(agents=(agent(**gpus(1000, 0)),), workloads=works)
-    assert estimates(held, freed) == {}, (
-        "the first takes a part of the free device, the end frees a part of the other one"
-    )
+    held = Snapshot(agents=(agent(**gpus(500, 0)),), workloads=works)
+    assert estimates(held, freed(5, "d0"), freed(6, "d1")) == {}, "the first takes a half of one device now"
+    assert estimates(held, freed(5, "d1"), freed(6, "d1")) == {2: at(6)}

@@ -1,6 +1,6 @@
 """What a plugin of the group `backendai_accelerator_v21` is: it knows one kind of device on a node, and how a container gets some of them.
 
-The entry point names a *factory*: it is called with the options of the plugin's name in the agent's configuration (`[agent.accelerators.NAME]`)
+The entry point names a *factory*: it is called with its options in the agent's configuration (`[agent.accelerators.NAME]`)
 and returns an `Accelerator`, or None when there is nothing of its kind here. What it raises keeps it out, and is told.
 
 Who gets which device is not the plugin's business: the scheduler proposes and the agent decides, and the plugin is told. All methods are

@@ -14,13 +14,13 @@
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
-from ai.backend.common.quantity import ResourceSlots, sum_slots
+from ai.backend.common.quantity import sum_slots
 
-from .demand import WHOLE, Demand
+from .demand import WHOLE, Demand, devices_of
 from .explain import Finding, finding_of, held_for_another, making_room, refusal_of, reserved
 from .fleet import Fleet, Taken
 from .fragmentation import Fragmentation
@@ -130,7 +130,7 @@ class _Cycle:
         self._group = group
         self._snapshot = snapshot
         self._fleet = Fleet(sorted(agents, key=lambda agent: agent.id))
-        self._placer = Placer(self._fleet, strategy_of(group, self._fleet, snapshot))
+        self._placer = Placer(self._fleet, strategy_of(group, self._fleet))
         self._limits = limits
         self._anywhere = len(snapshot.agents)
         self._refused: dict[Demand, Finding] = {}
@@ -163,9 +163,7 @@ class _Cycle:
             self._position += 1
             return refusal_of(workload, self._wait(workload, units, outcome), self._position)
         placements = tuple(
-            Placement(kernel_id=kernel.id, agent_id=self._fleet.agents[taken.row].id)
-            for unit, taken in outcome
-            for kernel in unit.kernels
+            placement for unit, taken in outcome for placement in _placed(self._fleet, unit, taken)
         )
         self._limits.take(workload)
         return Start(workload_id=workload.id, version=workload.version, placements=placements)
@@ -276,7 +274,17 @@ class _Cycle:
         return found
 
 
-def strategy_of(group: Group, fleet: Fleet, snapshot: Snapshot) -> Strategy:
+def _placed(fleet: Fleet, unit: Unit, taken: Taken) -> Iterator[Placement]:
+    """Each kernel of the unit with its part of the devices."""
+    agent, many = fleet.agents[taken.row], len(unit.kernels)
+    milli = unit.demand.share or WHOLE
+    for number, kernel in enumerate(unit.kernels):
+        mine = taken.devices[number * len(taken.devices) // many : (number + 1) * len(taken.devices) // many]
+        devices = tuple((agent.devices[place].id, milli) for place in sorted(mine))
+        yield Placement(kernel_id=kernel.id, agent_id=agent.id, devices=devices)
+
+
+def strategy_of(group: Group, fleet: Fleet) -> Strategy:
     match group.selection:
         case Selection.CONCENTRATED:
             return Concentrated(group.slot_priority)
@@ -285,19 +293,21 @@ def strategy_of(group: Group, fleet: Fleet, snapshot: Snapshot) -> Strategy:
         case Selection.ROUND_ROBIN:
             return RoundRobin(fleet.row.get(group.last_agent_id, -1))
         case Selection.FRAGMENTATION:
-            return Fragmentation(fleet, snapshot.mix)
+            return Fragmentation(fleet, group.mix)
 
 
 def demand_of(kernels: Sequence[KernelRequest], resource_group: str, families: Sequence[str]) -> Demand:
     """Amounts of slots like `cuda.device` and `cuda.shares` are looked at by device, where agents tell their devices of that family and
-    the amount is a number of whole ones or a share of one. All others, and those too, are amounts in a heap."""
+    the amount is a number of whole ones or a share of one, the same for each kernel. All others, and those too, are amounts in a heap."""
     slots = sum_slots([kernel.slots for kernel in kernels])
     chosen = {kernel.agent_id for kernel in kernels if kernel.agent_id}
-    family, devices, share = _devices(slots, families)
+    asked = {devices_of(kernel.slots, families) for kernel in kernels}
+    family, devices, share = asked.pop() if len(asked) == 1 else ("", 0, 0)
     return Demand(
         slots=slots,
-        devices=devices,
+        devices=devices * len(kernels),
         share=share,
+        times=len(kernels) if share else 1,
         family=family,
         models=frozenset().union(*(kernel.models for kernel in kernels)),
         resource_group=resource_group,
@@ -305,14 +315,3 @@ def demand_of(kernels: Sequence[KernelRequest], resource_group: str, families: S
         images=frozenset(kernel.image for kernel in kernels),
         chosen=next(iter(sorted(chosen)), ""),
     )
-
-
-def _devices(slots: ResourceSlots, families: Sequence[str]) -> tuple[str, int, int]:
-    for name, amount in slots.items():
-        family, _, kind = name.partition(".")
-        if family in families and kind in ("device", "shares"):
-            if amount % WHOLE == 0:
-                return family, amount // WHOLE, 0
-            if amount < WHOLE:
-                return family, 0, amount
-    return "", 0, 0

@@ -125,7 +125,8 @@ def _short(fleet: Fleet, demand: Demand, rows: Rows, refused: dict[Rule, int]) -
     where = f"agent {fleet.agents[best].id}"
     unblock = _needs(fleet, demand, best)
     if not found and demand.device_milli:
-        what = f"a share of {demand.share / WHOLE:g} of one" if demand.share else f"{demand.devices} whole"
+        shares = "a share" if demand.times == 1 else f"{demand.times} shares"
+        what = f"{shares} of {demand.share / WHOLE:g} of one" if demand.share else f"{demand.devices} whole"
         return Finding(
             Rule.DEVICES,
             f"There is enough {demand.family} free, but in pieces: it asks for {what} device(s), and the nearest is {where}.",

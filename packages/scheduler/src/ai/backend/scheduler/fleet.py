@@ -3,10 +3,11 @@
 A row is an agent, a column a slot or a device. Taking and giving back is exact; each change is noted, so that others know what they have to
 look at again. Usage is summed from the snapshot's rows: nothing else keeps sums.
 
-The devices that are looked at one by one are of the family and model of an agent's first one.
+Devices may be of several kinds (family and model) on one agent; a demand sees those that suit it.
 """
 
 import copy
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ class Fleet:
     agents: by row.
     free: amounts of each agent's slots, by `columns`.
     devices: milli that are free of each device; 0 where there is none.
+    kind: of each device, by `kinds` (family, model); -1 where there is none.
     changes: the rows that changed, in order; it only grows.
     scale: the most that any agent has of each slot.
     """
@@ -50,10 +52,10 @@ class Fleet:
         self.free = np.zeros((rows, len(self.columns)), np.int64)
         self.devices = np.zeros((rows, width), np.int64)
         self.changes: list[int] = []
-        self.models = sorted({device.model for agent in self.agents for device in agent.devices[:1]})
-        self.model = np.full(rows, -1, np.int64)
-        self.families = sorted({agent.devices[0].family for agent in self.agents if agent.devices})
-        self.family = np.full(rows, -1, np.int64)
+        self.kinds = sorted({(d.family, d.model) for agent in self.agents for d in agent.devices})
+        number_of = {kind: number for number, kind in enumerate(self.kinds)}
+        self.kind = np.full((rows, width), -1, np.int64)
+        self.families = sorted({family for family, _ in self.kinds})
         for number, agent in enumerate(self.agents):
             for name, amount in agent.capacity.items():
                 self.capacity[number, self.columns[name]] = amount
@@ -62,10 +64,8 @@ class Fleet:
                 self.free[number, self.columns[name]] -= amount
             for place, device in enumerate(agent.devices):
                 self.devices[number, place] = device.free
-            if agent.devices:
-                self.model[number] = self.models.index(agent.devices[0].model)
-                self.family[number] = self.families.index(agent.devices[0].family)
-
+                self.kind[number, place] = number_of[device.family, device.model]
+        self._mixed = any(len({(d.family, d.model) for d in agent.devices}) > 1 for agent in self.agents)
         self.scale = np.maximum(self.capacity.max(axis=0, initial=1), 1).astype(float)
         self._amounts: dict[Demand, Ints] = {}
 
@@ -94,25 +94,62 @@ class Fleet:
         """Whether no agent has even heard of a slot that is asked for."""
         return any(name not in self.columns for name in slots)
 
+    def right(self, demand: Demand) -> Bools:
+        """Of each kind of device, and last of none, whether it suits."""
+        of_kind = [
+            family == demand.family and (not demand.models or model in demand.models)
+            for family, model in self.kinds
+        ]
+        return np.array([*of_kind, False])
+
+    def devices_for(self, demand: Demand, rows: Rows) -> Ints:
+        """What is free of the devices of these rows; of those that don't suit, nothing. The rows have some that do."""
+        devices = self.devices[rows]
+        return np.where(self.right(demand)[self.kind[rows]], devices, 0) if self._mixed else devices
+
     def free_of(self, row: int) -> ResourceSlots:
         return ResourceSlots({name: int(self.free[row, place]) for name, place in self.columns.items()})
 
     def take(self, row: int, demand: Demand, device: int = -1) -> Taken:
-        """Reserves; `device` is the one that a share is taken of. The caller has checked that it fits."""
+        """Reserves; `device` is the one that a share is taken of, the first of several. The caller has checked that it fits."""
         amounts = self.amounts(demand)
         self.free[row] -= amounts
         assert ((self.free[row] >= 0) | (amounts == 0)).all(), "reserved more than is free"
         devices: tuple[int, ...] = ()
         if demand.share:
-            devices = (device,)
-            self.devices[row, device] -= demand.share
+            devices = self._take_shares(row, demand, device)
         elif demand.devices:
-            devices = tuple(np.nonzero(self.devices[row] == WHOLE)[0][: demand.devices].tolist())
+            idle = np.nonzero(self.devices_for(demand, np.array([row]))[0] == WHOLE)[0].tolist()
+            devices = self._near(row, idle, demand.devices)
             self.devices[row, list(devices)] = 0
             assert len(devices) == demand.devices, "reserved more devices than are free"
         assert not devices or self.devices[row].min() >= 0, "reserved more of a device than is free"
         self.changes.append(row)
         return Taken(row, demand, devices)
+
+    def _take_shares(self, row: int, demand: Demand, device: int) -> tuple[int, ...]:
+        """After the first one, each of the device with the least left that can give it."""
+        devices = []
+        for _ in range(demand.times):
+            devices.append(device)
+            self.devices[row, device] -= demand.share
+            if len(devices) < demand.times:
+                left = self.devices_for(demand, np.array([row]))[0]
+                device = int(np.where(left >= demand.share, left, np.iinfo(np.int64).max).argmin())
+        return tuple(devices)
+
+    def _near(self, row: int, idle: list[int], many: int) -> tuple[int, ...]:
+        """So many of the idle devices, near each other if that can be: of the NUMA node where the fewest are left over."""
+        of_node = Counter(self.agents[row].devices[place].numa_node for place in idle)
+        if len(of_node) < 2:
+            return tuple(idle[:many])
+
+        def turn(place: int) -> tuple[bool, int, int]:
+            node = self.agents[row].devices[place].numa_node
+            there = of_node[node] if node >= 0 else 0
+            return there < many, there if there >= many else -there, node
+
+        return tuple(sorted(idle, key=turn)[:many])
 
     def give_back(self, taken: Taken) -> None:
         row, demand, devices = taken

@@ -14,17 +14,17 @@ from uuid import UUID
 from ai.backend.common.quantity import ResourceSlots, sum_slots
 
 from .cycle import plan
-from .model import AgentView, Limit, Plan, Running, Scope, Share, Snapshot, Start, Workload
+from .model import AgentView, Held, Limit, Plan, Running, Scope, Share, Snapshot, Start, Workload
 
 NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class End:
-    """At that time a session ends at the latest. `held`: amounts that get free then, by agent; the rest says whose they are."""
+    """At that time a session ends at the latest. `held`: what gets free then; the rest says whose it is."""
 
     at: datetime
-    held: tuple[tuple[str, ResourceSlots], ...]
+    held: tuple[Held, ...]
     resource_group: str = ""
     keypair: str = ""
     user: str = ""
@@ -37,7 +37,7 @@ def ends_of(running: Iterable[Running]) -> list[End]:
     return [
         End(
             at=one.ends_at,
-            held=tuple((held.agent_id, held.slots) for held in one.held),
+            held=one.held,
             resource_group=one.resource_group,
             keypair=one.keypair,
             user=one.user,
@@ -92,7 +92,10 @@ def _begun(workload: Workload, start: Start, now: datetime, lasting: Mapping[UUI
     slots = {kernel.id: kernel.slots for kernel in workload.kernels}
     return End(
         at=now + lasting[workload.id] if workload.id in lasting else NEVER,
-        held=tuple((one.agent_id, slots[one.kernel_id]) for one in start.placements),
+        held=tuple(
+            Held(agent_id=one.agent_id, slots=slots[one.kernel_id], devices=one.devices)
+            for one in start.placements
+        ),
         resource_group=workload.resource_group,
         keypair=workload.keypair,
         user=workload.user,
@@ -102,17 +105,19 @@ def _begun(workload: Workload, start: Start, now: datetime, lasting: Mapping[UUI
 
 
 def _moved(snapshot: Snapshot, sessions: Iterable[End], *, sign: int) -> Snapshot:
-    """With these sessions begun (1) or ended (-1). Of devices it is not known which ones sessions hold: agents where devices change hands
-    take nothing more."""
+    """With these sessions begun (1) or ended (-1)."""
+    by_device: dict[tuple[str, str], int] = defaultdict(int)
     by_agent: dict[str, list[ResourceSlots]] = defaultdict(list)
     by_user: dict[tuple[str, str], list[ResourceSlots]] = defaultdict(list)
     by_scope: dict[tuple[Scope, str], list[ResourceSlots]] = defaultdict(list)
     for one in sessions:
         amounts = [
-            ResourceSlots({name: sign * amount for name, amount in slots.items()}) for _, slots in one.held
+            ResourceSlots({name: sign * amount for name, amount in held.slots.items()}) for held in one.held
         ]
-        for (agent_id, _), slots in zip(one.held, amounts, strict=True):
-            by_agent[agent_id].append(slots)
+        for held, slots in zip(one.held, amounts, strict=True):
+            by_agent[held.agent_id].append(slots)
+            for device, milli in held.devices:
+                by_device[held.agent_id, device] += sign * milli
         by_user[one.user, one.resource_group] += amounts
         whole = sum_slots(amounts)
         for key in (
@@ -126,9 +131,12 @@ def _moved(snapshot: Snapshot, sessions: Iterable[End], *, sign: int) -> Snapsho
     def agent_after(agent: AgentView) -> AgentView:
         if agent.id not in by_agent:
             return agent
-        more = sum_slots(by_agent[agent.id])
-        vague = any(name.startswith(f"{device.family}.") for device in agent.devices for name in more)
-        return replace(agent, occupied=agent.occupied + more, schedulable=agent.schedulable and not vague)
+        devices = tuple(
+            replace(device, free=device.free - by_device.get((agent.id, device.id), 0))
+            for device in agent.devices
+        )
+        occupied = agent.occupied + sum_slots(by_agent[agent.id])
+        return replace(agent, occupied=occupied, devices=devices)
 
     def limit_after(limit: Limit) -> Limit:
         more = by_scope.get((limit.scope, limit.name))
@@ -141,9 +149,9 @@ def _moved(snapshot: Snapshot, sessions: Iterable[End], *, sign: int) -> Snapsho
         )
 
     shares = {(one.user, one.resource_group): one for one in snapshot.shares}
-    for (user, group), held in by_user.items():
+    for (user, group), more in by_user.items():
         share = shares.get((user, group), Share(user=user, resource_group=group))
-        shares[user, group] = replace(share, held=sum_slots([share.held, *held]))
+        shares[user, group] = replace(share, held=sum_slots([share.held, *more]))
     return replace(
         snapshot,
         agents=tuple(map(agent_after, snapshot.agents)),

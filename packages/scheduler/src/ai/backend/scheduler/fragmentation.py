@@ -51,10 +51,10 @@ class Fragmentation:
         self._suits = np.array(
             [
                 [
-                    fleet.families[fleet.family[row]] == family
-                    and (not models or fleet.models[fleet.model[row]] in models)
-                    if len(fleet.agents[row].devices)
-                    else False
+                    any(
+                        fleet.kinds[kind][0] == family and (not models or fleet.kinds[kind][1] in models)
+                        for kind in set(fleet.kind[row].tolist()) - {-1}
+                    )
                     for _, _, family, models in kinds
                 ]
                 for row in range(len(fleet.agents))
@@ -70,13 +70,13 @@ class Fragmentation:
         before = _State(fleet.free[rows].astype(float), fleet.devices[rows].astype(float), rows)
         free = before.free - fleet.amounts(demand)
         if demand.share:
-            owner, device = _distinct(fleet.devices[rows], demand.share)
-            devices = before.devices[owner]
-            devices[np.arange(len(owner)), device] -= demand.share
+            suiting = fleet.devices_for(demand, rows)
+            owner, device = _distinct(suiting, demand.share)
+            devices = _shared(before.devices[owner], suiting[owner], device, demand)
             after = _State(free[owner], devices, rows[owner])
         else:
             owner = np.arange(len(rows))
-            whole = before.devices == WHOLE
+            whole = fleet.devices_for(demand, rows) == WHOLE
             devices = np.where(whole & (whole.cumsum(axis=1) <= demand.devices), 0.0, before.devices)
             after = _State(free, devices, rows)
         values = self._measure(before, after)
@@ -119,6 +119,17 @@ class Fragmentation:
         ).min(axis=1, initial=np.inf)
         measured: Floats = fragments + STRANDED_WEIGHT * np.maximum(0.0, left - fed)
         return measured
+
+
+def _shared(devices: Floats, suiting: Ints, first: Ints, demand: Demand) -> Floats:
+    """The devices once all of the demand's shares are taken of them: the first one of `first`, the others as `Fleet.take` does."""
+    rows, left, device = np.arange(len(first)), suiting.copy(), first
+    for number in range(demand.times):
+        if number:
+            device = np.where(left >= demand.share, left, np.iinfo(np.int64).max).argmin(axis=1)
+        devices[rows, device] -= demand.share
+        left[rows, device] -= demand.share
+    return devices
 
 
 def _kind(demand: Demand) -> tuple[int, int, str, tuple[str, ...]]:

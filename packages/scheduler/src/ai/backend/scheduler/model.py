@@ -24,6 +24,8 @@ class Device:
     free: int
     """In milli: 1000 is all of it."""
     id: str = ""
+    numa_node: int = -1
+    """Near which part of the node's memory it is; -1: near none, or not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +173,8 @@ class Group:
     """Of round robin: whose turn it was last."""
     preemption: Preemption | None = None
     """None: nobody is preempted."""
+    mix: Mix = Mix()
+    """What is usually asked for there, by which strategies that look ahead measure."""
     reserve_after_s: int = 60
     """A workload that has waited this long gets a reservation, which those behind it may not delay."""
 
@@ -235,8 +239,6 @@ class Snapshot:
     limits: tuple[Limit, ...] = ()
     running: tuple[Running, ...] = ()
     now: datetime = datetime.min.replace(tzinfo=UTC)
-    mix: Mix = Mix()
-    """What is usually asked for, by which strategies that look ahead measure."""
 
 
 class Rule(enum.StrEnum):
@@ -318,6 +320,8 @@ class Refusal:
 class Placement:
     kernel_id: UUID
     agent_id: str
+    devices: tuple[tuple[str, int], ...] = ()
+    """(id, milli) of the agent's devices; of a reservation none is said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ def tightest(fleet: Fleet, demand: Demand, rows: Rows) -> Ints:
     """For a share: the device with the least free that can give it."""
     if not demand.share:
         return np.full(len(rows), -1, np.int64)
-    devices = fleet.devices[rows]
+    devices = fleet.devices_for(demand, rows)
     picked: Ints = np.where(devices >= demand.share, devices, np.iinfo(np.int64).max).argmin(axis=1)
     return picked
 
@@ -99,7 +99,7 @@ class Random:
         if not demand.share:
             return self._rng.random(len(rows)), np.full(len(rows), -1, np.int64)
         chance = self._rng.random((len(rows), fleet.devices.shape[1]))
-        picked: Ints = np.where(fleet.devices[rows] >= demand.share, chance, 2.0).argmin(axis=1)
+        picked: Ints = np.where(fleet.devices_for(demand, rows) >= demand.share, chance, 2.0).argmin(axis=1)
         return self._rng.random(len(rows)), picked
 
 

@@ -93,10 +93,7 @@ def allowed(fleet: Fleet, demand: Demand) -> Bools:
         return np.zeros(rows, bool)
     kind = np.fromiter((_suits(fleet, row, demand) for row in range(rows)), bool, rows)
     if demand.device_milli:
-        models = [not demand.models or model in demand.models for model in fleet.models]
-        right = np.array([*models, False])[fleet.model]  # the last is for agents without devices
-        families = np.array([*(family == demand.family for family in fleet.families), False])
-        kind &= right & families[fleet.family]
+        kind &= fleet.right(demand)[fleet.kind].any(axis=1)
     return kind
 
 
@@ -111,13 +108,14 @@ def _suits(fleet: Fleet, row: int, demand: Demand) -> bool:
     )
 
 
-def fits(fleet: Fleet, demand: Demand, free: Ints, devices: Ints) -> bool:
-    """Whether so much of one agent is enough."""
+def fits(fleet: Fleet, demand: Demand, row: int, free: Ints, devices: Ints) -> bool:
+    """Whether so much of that agent is enough."""
     if any(free[fleet.columns[name]] < amount for name, amount in demand.slots.items()):
         return False
+    right = devices[fleet.right(demand)[fleet.kind[row]]]
     if demand.devices:
-        return int((devices == WHOLE).sum()) >= demand.devices
-    return not demand.share or int(devices.max(initial=0)) >= demand.share
+        return int((right == WHOLE).sum()) >= demand.devices
+    return not demand.share or int((right // demand.share).sum()) >= demand.times
 
 
 def fitting(fleet: Fleet, demand: Demand, rows: Rows) -> Bools:
@@ -126,7 +124,9 @@ def fitting(fleet: Fleet, demand: Demand, rows: Rows) -> Bools:
     for name, amount in demand.slots.items():
         fits &= fleet.free[rows, fleet.columns[name]] >= amount
     if demand.devices:
-        fits &= (fleet.devices[rows] == WHOLE).sum(axis=1) >= demand.devices
+        fits &= (fleet.devices_for(demand, rows) == WHOLE).sum(axis=1) >= demand.devices
+    elif demand.times > 1:
+        fits &= (fleet.devices_for(demand, rows) // demand.share).sum(axis=1) >= demand.times
     elif demand.share:
-        fits &= fleet.devices[rows].max(axis=1) >= demand.share
+        fits &= fleet.devices_for(demand, rows).max(axis=1) >= demand.share
     return fits

@@ -143,7 +143,7 @@ class Preemptor:
         def enough(leaving: Sequence[Running]) -> bool:
             parts = [self._timeline.parts[self._timeline.number[one.id]][row] for one in leaving]
             free = then.free[row] + sum(slots for slots, _ in parts)
-            return fits(then, demand, free, then.devices[row] + sum(devices for _, devices in parts))
+            return fits(then, demand, row, free, then.devices[row] + sum(devices for _, devices in parts))
 
         leaving = list(candidates)
         for many in range(1, len(candidates) + 1):

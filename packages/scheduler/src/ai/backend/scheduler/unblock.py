@@ -3,6 +3,8 @@ for it, as long as nothing else changes; a test takes each blocker away and look
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from ai.backend.common.quantity import ResourceSlots, SlotName, format_amount, format_size, slot_type
 
 from .demand import WHOLE, Demand
@@ -59,11 +61,13 @@ def _room(fleet: Fleet, demand: Demand, row: int) -> list[Need]:
     if short:
         text = f"{told(short)} get free on agent {agent.id}"
         needs.append(Need(remedy=Remedy.FREE, text=text, agent_id=agent.id, slots=short))
-    devices = fleet.devices[row]
+    devices = fleet.devices_for(demand, np.array([row]))[0]
     if demand.devices and int((devices == WHOLE).sum()) < demand.devices:
         what = f"{demand.devices} whole devices of {demand.family} are"
-    elif demand.share and int(devices.max(initial=0)) < demand.share:
+    elif demand.share and int((devices // demand.share).sum()) < demand.times:
         what = f"{demand.share / WHOLE:g} of one device of {demand.family} is"
+        if demand.times > 1:
+            what = f"{demand.times} times {what}"
     else:
         return needs
     slots = ResourceSlots(
@@ -75,9 +79,8 @@ def _room(fleet: Fleet, demand: Demand, row: int) -> list[Need]:
 
 def _devices_at_most(fleet: Fleet, demand: Demand, row: int) -> int:
     """How often the demand's devices would fit into this agent, were all of them free."""
-    agent = fleet.agents[row]
-    have = len(agent.devices) if agent.devices and agent.devices[0].family == demand.family else 0
-    return have // max(demand.devices, 1)
+    have = int(fleet.right(demand)[fleet.kind[row]].sum())
+    return have // demand.devices if demand.devices else have * (WHOLE // demand.share) // demand.times
 
 
 def agent_needed(fleet: Fleet, demand: Demand) -> Need:

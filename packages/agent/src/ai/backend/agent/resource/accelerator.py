@@ -66,7 +66,7 @@ def load_accelerators(
     options: Mapping[str, Mapping[str, Any]], *, disabled: Iterable[str] = (), found: Iterable[Plugin] = ()
 ) -> list[Caller]:
     """Those of the installed plugins (or of `found`) that have something to offer here. Of two with the same key the first counts. A
-    plugin that can't be made is told in the log; `options` for one that is not installed are a mistake of whoever wrote them: ValueError."""
+    plugin that can't be made is told in the log; options of one that is not installed, or that it can't take, are a ValueError."""
     plugins = list(found) or list(load(ACCELERATOR, check=check_factory, disabled=disabled).found)
     unknown = sorted(options.keys() - {one.name for one in plugins})
     if unknown:

@@ -1,6 +1,6 @@
 """The node's devices: what there is, who holds what, and what a container needs to use its own.
 
-Devices are those that plugins tell at the agent's start. One that gets a problem later is not given any more and leaves the node's capacity;
+Devices are those that plugins tell at the agent's start. One that gets a problem later is given no more and leaves the node's capacity;
 who holds it keeps it. What kernels hold is written in the journal and on their containers (`Grant`): this object only adds it up.
 """
 

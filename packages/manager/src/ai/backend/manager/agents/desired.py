@@ -65,6 +65,7 @@ def desired_kernel(
         bootstrap_script=session.bootstrap_script,
         startup_command=_command(session, kernel),
         dotfiles=[rpc.Dotfile(path=f.path, permission=f.permission, content=f.data) for f in files],
+        devices=kernel.devices,
         stop_reason=kernel.stop_reason
         or (session.reason or "already-terminated" if kernel.status.terminal else ""),
         forced=kernel.stop_forced,

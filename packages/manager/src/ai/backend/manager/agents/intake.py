@@ -96,6 +96,7 @@ class Intake:
             before is None
             or restarted
             or before.capacity != report.capacity
+            or before.devices != report.devices
             or before.healthy != report.healthy
             or images_changed
         ):
@@ -201,7 +202,7 @@ class Intake:
 
 
 def _says_nothing_new(report: AgentReport, before: AgentReport) -> bool:
-    return structs.replace(report, sequence=0) == structs.replace(before, sequence=0)
+    return structs.replace(report, sequence=0, usage={}) == structs.replace(before, sequence=0, usage={})
 
 
 def _order(report: AgentReport) -> tuple[int, int]:

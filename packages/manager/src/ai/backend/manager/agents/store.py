@@ -1,9 +1,11 @@
 """Rows of agents. What an agent's kernels occupy is summed from the kernels' rows, never stored."""
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 
 from ai.backend.common.ids import AgentId
@@ -16,10 +18,10 @@ from ..directory.model import Listing
 from ..image import store as image_store
 from ..listing.statement import Field, Fields, condition, ordering
 from ..session.store import OCCUPYING
-from .model import Agent, AgentStatus
+from .model import Accelerator, Agent, AgentStatus, Device, SlotInfo
 from .rotation import rest
 
-_HELD = sa.select(kernels.c.agent_id, kernels.c.requested_slots).where(
+_HELD = sa.select(kernels.c.agent_id, kernels.c.requested_slots, kernels.c.devices).where(
     kernels.c.agent_id.is_not(None), one_of(kernels.c.status, OCCUPYING)
 )
 _ALL = sa.select(agents).order_by(agents.c.id)
@@ -36,16 +38,21 @@ _GENERATIONS = sa.select(agents.c.id, agents.c.generation)
 
 def all_agents(conn: sa.Connection) -> list[Agent]:
     held: dict[str, list[ResourceSlots]] = {}
+    of_device: dict[tuple[str, str], int] = defaultdict(int)
     for row in conn.execute(_HELD):
         held.setdefault(row.agent_id, []).append(ResourceSlots(row.requested_slots))
+        for device, milli in row.devices.items():
+            of_device[row.agent_id, device] += milli
     images = image_store.on_agents(conn)
     return [
-        _agent(row, sum_slots(held.get(row.id, [])), frozenset(images.get(row.id, ())))
+        _agent(row, sum_slots(held.get(row.id, [])), of_device, frozenset(images.get(row.id, ())))
         for row in conn.execute(_ALL)
     ]
 
 
-def _agent(row: Any, occupied: ResourceSlots, images: frozenset[str]) -> Agent:
+def _agent(
+    row: Any, occupied: ResourceSlots, held: Mapping[tuple[str, str], int], images: frozenset[str]
+) -> Agent:
     return Agent(
         id=row.id,
         status=AgentStatus(row.status),
@@ -70,6 +77,40 @@ def _agent(row: Any, occupied: ResourceSlots, images: frozenset[str]) -> Agent:
         images=images,
         start_failures=row.start_failures,
         rests_until=row.rests_until,
+        devices=tuple(
+            _device(one, held.get((row.id, one["id"]), 0), row.device_usage.get(one["id"], {}))
+            for one in row.devices
+        ),
+        accelerators=tuple(map(_accelerator, row.accelerators)),
+    )
+
+
+def _device(one: Mapping[str, Any], held: int, usage: Mapping[str, Any]) -> Device:
+    return Device(
+        id=one["id"],
+        slot=one["slot"],
+        model=one["model"],
+        memory_bytes=one["memory_bytes"],
+        units=one["units"],
+        numa_node=one["numa_node"],
+        location=one["location"],
+        problem=one["problem"],
+        held=held,
+        percent=usage.get("percent"),
+        used_bytes=usage.get("memory_bytes"),
+    )
+
+
+def _accelerator(one: Mapping[str, Any]) -> Accelerator:
+    return Accelerator(
+        key=one["key"],
+        version=one["version"],
+        facts=one["facts"],
+        slots=tuple(
+            SlotInfo(slot=slot["slot"], shared=slot["shared"], quantum=slot["quantum"])
+            for slot in one["slots"]
+        ),
+        problem=one["problem"],
     )
 
 
@@ -135,6 +176,9 @@ def heard(conn: sa.Connection, report: AgentReport, now: datetime, *, images_cha
         "address": report.address,
         "healthy": report.healthy,
         "problem": report.problem,
+        "devices": msgspec.to_builtins(report.devices),
+        "accelerators": msgspec.to_builtins(report.accelerators),
+        "device_usage": msgspec.to_builtins(report.usage),
     }
     known = conn.execute(_STATUS, {"agent_id": report.agent_id}).first()
     if known is None:

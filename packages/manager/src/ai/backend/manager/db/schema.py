@@ -194,6 +194,9 @@ agents = sa.Table(
     sa.Column("lost_at", UtcDateTime, nullable=True),
     sa.Column("start_failures", sa.Integer, nullable=False, default=0),  # in a row: see agents.rotation
     sa.Column("rests_until", UtcDateTime, nullable=True),
+    sa.Column("devices", JsonDocument, nullable=False, default=list),  # as reported
+    sa.Column("accelerators", JsonDocument, nullable=False, default=list),  # its plugins, as reported
+    sa.Column("device_usage", JsonDocument, nullable=False, default=dict),
 )
 
 images = sa.Table(
@@ -315,6 +318,7 @@ kernels = sa.Table(
     sa.Column("service_ports", JsonDocument, nullable=False, default=list),
     sa.Column("revision", sa.BigInteger, nullable=False, default=0),  # grows with each change of the row
     sa.Column("attempt", sa.Integer, nullable=False, default=0),  # of its session; 0: the present one
+    sa.Column("devices", JsonDocument, nullable=False, default=dict),  # of its agent: id -> milli
 )
 sa.Index("ix_kernels_status", kernels.c.status)
 

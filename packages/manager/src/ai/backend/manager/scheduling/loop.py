@@ -14,10 +14,13 @@ import sqlalchemy as sa
 from ai.backend.common.clock import Clock
 from ai.backend.common.ids import AgentId, KernelId, SessionId
 from ai.backend.common.log import get_logger
+from ai.backend.common.quantity import ResourceSlots
 from ai.backend.scheduler.cycle import looks_at_running, plan
+from ai.backend.scheduler.demand import family_of, is_by_device
 from ai.backend.scheduler.limit import Limits, texts
 from ai.backend.scheduler.model import (
     AgentView,
+    Device,
     Fault,
     Group,
     KernelRequest,
@@ -48,6 +51,7 @@ from ..session import store as session_store
 from ..session.attempt import avoided
 from ..session.machine import Event
 from ..session.model import ClusterMode, Dependency, Session, SessionStatus
+from ..session.policy import device_models
 from ..session.transition import (
     advance,
     announcement_of,
@@ -71,6 +75,15 @@ def _chosen(session: Session, number: int) -> str:
     """The agent that was chosen for the kernel of this number; one alone is for all."""
     chosen = session.agent_list
     return chosen[number if len(chosen) > 1 else 0] if chosen else ""
+
+
+def _broken(agent: Agent) -> ResourceSlots:
+    """What is held of devices that can't be given: the capacity does not count them any more."""
+    held: dict[str, int] = {}
+    for device in agent.devices:
+        if device.problem:
+            held[device.slot] = held.get(device.slot, 0) + device.held
+    return ResourceSlots(held)
 
 
 def snapshot_of(
@@ -97,7 +110,18 @@ def snapshot_of(
                 resource_group=agent.resource_group,
                 architecture=agent.architecture,
                 capacity=agent.capacity,
-                occupied=agent.occupied,
+                occupied=agent.occupied - _broken(agent),
+                devices=tuple(
+                    Device(
+                        id=device.id,
+                        family=family_of(device.slot),
+                        model=device.model,
+                        free=device.free,
+                        numa_node=device.numa_node,
+                    )
+                    for device in agent.devices
+                    if not device.problem and is_by_device(device.slot)
+                ),
                 images=agent.images,
                 schedulable=agent.takes_sessions and agent.id not in rests,
                 problem=agent.why_not or rests.get(agent.id, ""),
@@ -118,6 +142,7 @@ def snapshot_of(
                         slots=kernel.requested_slots,
                         image=kernel.image_name,
                         architecture=kernel.architecture,
+                        models=device_models(session.resource_opts),
                         agent_id=_chosen(session, number),
                     )
                     for number, kernel in enumerate(session.kernels)
@@ -157,8 +182,10 @@ def load(
     held = [session.id for session in pending if session.reason in HELD]
     needs = session_store.dependencies(conn, held) if held else {}
     asked = {session.resource_group for session in pending} | {also}
-    groups = tuple(group for group in store.groups(conn, queues) if group.name in asked)
     agents = agent_store.all_agents(conn)
+    groups = tuple(
+        store.with_mix(conn, group, agents) for group in store.groups(conn, queues) if group.name in asked
+    )
     return pending, needs, Rows(agents, groups, store.shares(conn, groups), limit_store.limits(conn))
 
 
@@ -338,6 +365,7 @@ class Scheduling:
                     KernelId(one.kernel_id),
                     {
                         "agent_id": one.agent_id,
+                        "devices": dict(one.devices),
                         "status": SessionStatus.SCHEDULED.value,
                         "status_changed_at": now,
                     },

@@ -8,6 +8,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from ai.backend.common.quantity import ResourceSlots, sum_slots
+from ai.backend.scheduler.demand import Mix, family_of, usual
 from ai.backend.scheduler.model import (
     Group,
     Held,
@@ -21,6 +22,7 @@ from ai.backend.scheduler.model import (
 )
 from ai.backend.scheduler.queue import QUEUES, Factory
 
+from ..agents.model import Agent
 from ..db.schema import kernels, resource_groups, sessions
 from ..db.statement import Query, one_of
 from ..session.model import SessionStatus
@@ -50,11 +52,21 @@ _RUNNING = Query(
         sessions.c.preemptible,
         kernels.c.agent_id,
         kernels.c.requested_slots,
+        kernels.c.devices,
     )
     .join(sessions, sessions.c.id == kernels.c.session_id)
     .where(one_of(kernels.c.status, OCCUPYING), kernels.c.agent_id.is_not(None))
     .order_by(sessions.c.id, kernels.c.id)
 )
+USUAL_MAX = 300
+_LATEST = Query(
+    sa.select(kernels.c.requested_slots)
+    .join(sessions, sessions.c.id == kernels.c.session_id)
+    .where(sessions.c.resource_group == sa.bindparam("resource_group", ""), kernels.c.attempt == 0)
+    .order_by(sessions.c.created_at.desc(), kernels.c.id)
+    .limit(USUAL_MAX)
+)
+"""What was asked for last in a group, whatever became of it."""
 SELECTIONS = {**{str(one): one for one in Selection}, "legacy": Selection.DISPERSED}
 """By the option `agent_selection_strategy`; "legacy" is the published name of picking the emptiest."""
 RESERVE_AFTER_S = 60
@@ -106,13 +118,24 @@ def _preemption(options: Mapping[str, Any]) -> Preemption | None:
         return None
 
 
+def with_mix(conn: sa.Connection, group: Group, agents: Iterable[Agent]) -> Group:
+    """The group with what is usually asked for there, if its strategy looks at that."""
+    if group.selection is not Selection.FRAGMENTATION:
+        return group
+    families = sorted(
+        {family_of(d.slot) for a in agents if a.resource_group == group.name for d in a.devices}
+    )
+    asked = (ResourceSlots(slots) for (slots,) in _LATEST(conn, resource_group=group.name))
+    return replace(group, mix=Mix.of(usual(slots, families) for slots in asked))
+
+
 def running(conn: sa.Connection) -> tuple[Running, ...]:
     """What holds slots of agents, whose it is, and until when at the most if that is known."""
     found: dict[UUID, Running] = {}
     for row in _RUNNING(conn):
         session_id, version, status, since, deadline, group, access_key, user, project, domain, *rest = row
-        job_priority, preemptible, agent_id, slots = rest
-        held = Held(agent_id=agent_id, slots=ResourceSlots(slots))
+        job_priority, preemptible, agent_id, slots, devices = rest
+        held = Held(agent_id=agent_id, slots=ResourceSlots(slots), devices=tuple(sorted(devices.items())))
         before = found.get(session_id)
         if before is not None:
             found[session_id] = replace(before, held=(*before.held, held))

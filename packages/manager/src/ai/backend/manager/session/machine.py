@@ -254,6 +254,7 @@ def _kernel_change(
         ("step", report.step),
         ("exit_code", report.exit_code),
         ("stats", dict(report.stats)),
+        ("devices", dict(report.devices)),
     ):
         if value not in ("", None, {}) and getattr(kernel, column) != value:
             values[column] = value

@@ -124,6 +124,8 @@ class Kernel:
     exit_code: int | None = None
     stats: dict[str, int] = field(default_factory=dict)
     preopen_ports: tuple[int, ...] = ()
+    devices: dict[str, int] = field(default_factory=dict)
+    """Those of its agent that it holds, in milli, by id."""
     service_ports: tuple[ServicePort, ...] = ()
     """The image's services and one for each preopen port."""
 

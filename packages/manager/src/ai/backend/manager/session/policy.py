@@ -2,9 +2,10 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from ai.backend.common.errors import (
     BackendError,
@@ -15,11 +16,20 @@ from ai.backend.common.errors import (
     SessionExists,
 )
 from ai.backend.common.ids import AgentId, KernelId, ProjectId, SessionId, check_session_name
-from ai.backend.common.quantity import CPU, MEM, ResourceSlots, format_size, parse_amount, parse_size
+from ai.backend.common.quantity import (
+    CPU,
+    MEM,
+    ResourceSlots,
+    SlotName,
+    format_amount,
+    format_size,
+    parse_amount,
+    parse_size,
+)
 
 from ..access.model import Principal, Role
 from ..access.policy import Action, Reach, may, reach
-from ..agents.model import Agent
+from ..agents.model import WHOLE, Agent
 from ..callback.policy import check_url
 from ..config import ManagerConfig
 from ..image.model import Image
@@ -41,6 +51,8 @@ from .model import (
 from .port import LABEL as PORTS_LABEL
 from .port import Protocol, service_ports
 
+DEVICE_MODELS = "device_models"
+"""The resource option: a list with commas."""
 SHM_DEFAULT_BYTES = 64 << 20
 ENVIRON_BYTES_MAX = 128 << 10
 TEXT_BYTES_MAX = 64 << 10
@@ -117,13 +129,14 @@ def _admit(
     if facts.existing is not None:
         return _reuse(draft, facts.existing, image)
     slots, shm_bytes = _amounts(draft, image, facts.agents)
+    models = _models(draft, slots, facts.agents)
     check_quota(facts.quota, containers=draft.cluster_size, slots=_times(slots, draft.cluster_size))
     services = service_ports(image.labels.get(PORTS_LABEL, ""), draft.preopen_ports)
     group = draft.resource_group or "default"
     if group not in facts.resource_groups:
         raise InvalidInput(f"no resource group {group!r}", field="scalingGroup")
     together = draft.cluster_size if mode is ClusterMode.SINGLE_NODE else 1
-    _check_possible(_times(slots, together), architecture, group, facts.agents)
+    _check_possible(_times(slots, together), models, architecture, group, facts.agents)
     _check_chosen(draft, mode, group, principal, facts.agents)
     kernels = tuple(
         Kernel(
@@ -163,7 +176,10 @@ def _admit(
         preemptible=draft.preemptible,
         tag=draft.tag,
         requested_slots=_times(slots, draft.cluster_size),
-        resource_opts={"shmem": str(shm_bytes)},
+        resource_opts={
+            "shmem": str(shm_bytes),
+            **({DEVICE_MODELS: ",".join(sorted(models))} if models else {}),
+        },
         environ=dict(draft.environ),
         startup_command=draft.startup_command,
         bootstrap_script=draft.bootstrap_script
@@ -287,7 +303,7 @@ def _reuse(draft: SessionDraft, existing: Session, image: Image) -> Session:
 
 
 def _amounts(draft: SessionDraft, image: Image, agents: list[Agent]) -> tuple[ResourceSlots, int]:
-    known = {CPU, MEM} | {name for agent in agents for name in agent.capacity}
+    known = {CPU, MEM} | {name for agent in agents for name in {*agent.capacity, *agent.device_slots}}
     unknown = sorted(set(draft.resources) - known)
     if unknown:
         raise InvalidInput(
@@ -305,6 +321,7 @@ def _amounts(draft: SessionDraft, image: Image, agents: list[Agent]) -> tuple[Re
         if asked[name] < max(minimum, 1):
             shown = format_size(minimum) if name == MEM else f"{minimum / 1000:g}"
             raise InvalidInput(f"the image {image.name} needs at least {shown} of {name}", field=name)
+    _check_devices(asked, image, known, agents)
     label = image.labels.get("ai.backend.resource.preferred.shmem", SHM_DEFAULT_BYTES)
     shm_bytes = parse_size(draft.resource_opts["shmem"] if draft.resource_opts.get("shmem") else label)
     if shm_bytes >= asked[MEM]:
@@ -315,6 +332,56 @@ def _amounts(draft: SessionDraft, image: Image, agents: list[Agent]) -> tuple[Re
             )
         shm_bytes = asked[MEM] // 4
     return ResourceSlots(asked), shm_bytes
+
+
+_MINIMUM = "ai.backend.resource.min."
+
+
+def _check_devices(asked: dict[str, int], image: Image, known: Set[str], agents: list[Agent]) -> None:
+    """Devices come in the steps in which agents give them, a share is of exactly one device, and an image gets no less than it needs:
+    what it needs and was not asked for is added to `asked`."""
+    for label, value in image.labels.items():
+        name = label.removeprefix(_MINIMUM)
+        if label != name and name in known - {CPU, MEM}:
+            minimum = parse_amount(name, value)
+            if asked.setdefault(name, minimum) < minimum:
+                raise InvalidInput(
+                    f"the image {image.name} needs at least {format_amount(name, minimum)} of {name}",
+                    field=name,
+                )
+    infos = {slot.slot: slot for agent in agents for one in agent.accelerators for slot in one.slots}
+    for name in asked.keys() & infos.keys():
+        info, amount = infos[name], asked[name]
+        if amount % info.quantum:
+            raise InvalidInput(
+                f"{name} comes in steps of {format_amount(name, info.quantum)}, not {format_amount(name, amount)}",
+                field=name,
+            )
+        if amount > WHOLE and amount % WHOLE:
+            raise InvalidInput(
+                f"{format_amount(name, amount)} of {name} is neither a share of one device nor a number of whole ones",
+                hint=f"Ask for less than 1, or for {amount // WHOLE} or {amount // WHOLE + 1}.",
+                field=name,
+            )
+
+
+def device_models(resource_opts: Mapping[str, Any]) -> frozenset[str]:
+    """Of its devices, the models that will do; empty: any."""
+    return frozenset(filter(None, map(str.strip, str(resource_opts.get(DEVICE_MODELS) or "").split(","))))
+
+
+def _models(draft: SessionDraft, slots: ResourceSlots, agents: list[Agent]) -> frozenset[str]:
+    models = device_models(draft.resource_opts)
+    devices = [device for agent in agents for device in agent.devices]
+    known = {device.model for device in devices if slots[SlotName(device.slot)]}
+    if models and not models & known:
+        told = ", ".join(sorted({device.model for device in devices})[:10]) or "none"
+        raise InvalidInput(
+            f"no device that it asks for is of the model {' or '.join(sorted(models))[:200]}",
+            hint=f"Models here: {told}. Ask for devices too, for example -r cuda.device=1.",
+            field=DEVICE_MODELS,
+        )
+    return models
 
 
 def _times(slots: ResourceSlots, count: int) -> ResourceSlots:
@@ -357,13 +424,21 @@ def _check_chosen(
             )
 
 
-def _check_possible(slots: ResourceSlots, architecture: str, group: str, agents: list[Agent]) -> None:
+def _check_possible(
+    slots: ResourceSlots, models: frozenset[str], architecture: str, group: str, agents: list[Agent]
+) -> None:
     """Refuses what no agent could ever run, even if it were empty. Without any agent it waits: one may join."""
     candidates = [
         agent for agent in agents if agent.resource_group == group and agent.architecture == architecture
     ]
-    if not candidates or any(slots.fits(agent.capacity) for agent in candidates):
+    large = [agent for agent in candidates if slots.fits(agent.capacity)]
+    if not candidates or any(_has(agent, slots, models) for agent in large):
         return
+    if large:
+        raise ImpossibleResources(
+            f"no agent has so many devices of the model {' or '.join(sorted(models))}",
+            hint="Ask for fewer, or name other models.",
+        )
     nearest = min(candidates, key=lambda agent: len(slots.shortfalls(agent.capacity)))
     texts = [short.texts() for short in slots.shortfalls(nearest.capacity)]
     raise ImpossibleResources(
@@ -372,3 +447,11 @@ def _check_possible(slots: ResourceSlots, architecture: str, group: str, agents:
         hint="Ask for less, or add a larger agent.",
         slots=texts,
     )
+
+
+def _has(agent: Agent, slots: ResourceSlots, models: frozenset[str]) -> bool:
+    """Whether it has enough devices of these models, all of them free."""
+    if not models:
+        return True
+    mine = [device.slot for device in agent.devices if device.model in models and not device.problem]
+    return all(slots[SlotName(slot)] <= mine.count(slot) * WHOLE for slot in agent.device_slots)

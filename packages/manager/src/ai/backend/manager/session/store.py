@@ -46,6 +46,7 @@ def _kernel(row: Any) -> Kernel:
         step=row.step,
         exit_code=row.exit_code,
         stats=row.stats,
+        devices=row.devices,
         preopen_ports=tuple(row.preopen_ports),
         service_ports=tuple(map(ServicePort.of_row, row.service_ports)),
     )

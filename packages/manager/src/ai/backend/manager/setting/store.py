@@ -76,7 +76,8 @@ def pending_and_schedulable(conn: sa.Connection) -> tuple[int, int]:
 
 def capacity_slots(conn: sa.Connection, resource_group: str | None) -> set[str]:
     """Names of the slots that agents have, those of one resource group or all."""
-    query = sa.select(agents.c.capacity)
+    query = sa.select(agents.c.capacity, agents.c.devices)
     if resource_group:
         query = query.where(agents.c.resource_group == resource_group)
-    return {name for capacity in conn.execute(query).scalars() for name in capacity}
+    found = conn.execute(query).all()
+    return {name for row in found for name in (*row.capacity, *(device["slot"] for device in row.devices))}
