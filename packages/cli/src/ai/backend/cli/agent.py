@@ -42,6 +42,50 @@ def ls(state: State) -> None:
 agent.add_command(ls, "list")
 
 
+@command("devices", parent=agent)
+@click.argument("agent_id", metavar="[AGENT]", required=False)
+@click.pass_obj
+def devices(state: State, agent_id: str | None) -> None:
+    """List accelerators of one node or of all: what they are, how much of each is held, and what is wrong with them."""
+    import msgspec
+
+    from ai.backend.common.errors import AgentNotFound
+    from ai.backend.common.quantity import format_size
+
+    from .display import print_json, print_table
+
+    found = [one for one in drive(state, lambda api: api.agents()) if agent_id in (None, one.id)]
+    if agent_id is not None and not found:
+        raise AgentNotFound(f"no agent {agent_id[:64]!r}", hint="See 'backend.ai agent ls'.")
+    rows = [(one.id, device) for one in found for device in one.devices]
+    if state.json:
+        print_json(
+            {
+                "items": [{"agent": name, **msgspec.to_builtins(device)} for name, device in rows],
+                "total_count": len(rows),
+            }
+        )
+        return
+    print_table(
+        ("AGENT", "DEVICE", "SLOT", "MODEL", "MEMORY", "NUMA", "HELD", "BUSY", "PROBLEM"),
+        [
+            (
+                name,
+                device.id,
+                device.slot,
+                device.model,
+                format_size(device.memory_bytes),
+                device.numa_node if device.numa_node >= 0 else "-",
+                device.held,
+                "-" if device.percent is None else f"{device.percent:.0f} %",
+                device.problem,
+            )
+            for name, device in rows
+        ],
+        empty="No accelerators. Plugins for them: 'backend.ai plugin ls'.",
+    )
+
+
 @command("sync", parent=agent)
 @click.argument("agent_id", metavar="AGENT")
 @click.pass_obj

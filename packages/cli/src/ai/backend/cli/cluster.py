@@ -57,6 +57,20 @@ class Listen(click.ParamType["tuple[str, int]"]):
         return host.strip("[]"), int(port)
 
 
+class MockGpus(click.ParamType["dict[str, Any]"]):
+    """`N[:MODEL[:MEMORY]]`: options of the mock accelerator."""
+
+    name = "N[:MODEL[:MEMORY]]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        if isinstance(value, dict):
+            return value
+        count, *rest = str(value).split(":")
+        if not count.isdigit() or len(rest) > 2 or not all(rest):
+            self.fail(f"{value!r} is not of the form N[:MODEL[:MEMORY]], as in 4:A100:40g", param, ctx)
+        return {"count": int(count), **dict(zip(("model", "memory"), rest, strict=False))}
+
+
 def cluster_options(function: Any) -> Any:
     """The options of all commands that start a cluster."""
     for option in reversed(
@@ -74,6 +88,14 @@ def cluster_options(function: Any) -> Any:
             ),
             click.option(
                 "--docker-host", help="The engine's address. [default: $DOCKER_HOST, else the local one]"
+            ),
+            click.option(
+                "--mock-gpus",
+                type=MockGpus(),
+                help="Pretend that there are N GPUs, to try out how they are given: 4, 4:A100 or 4:A100:40g.",
+            ),
+            click.option(
+                "--fractional", is_flag=True, help="Give shares of the pretended GPUs, not whole ones."
             ),
         )
     ):
@@ -110,9 +132,17 @@ def check_free(home: Home) -> None:
 
 
 def start(
-    home: Home, *, listen: tuple[str, int], backend: str, docker_host: str | None
+    home: Home,
+    *,
+    listen: tuple[str, int],
+    backend: str,
+    docker_host: str | None,
+    mock_gpus: dict[str, Any] | None = None,
+    fractional: bool = False,
 ) -> "tuple[subprocess.Popen[bytes], dict[str, Any]]":
     """Starts the cluster's process and waits until it is ready; returns it and what it told. Raises ClusterFailed."""
+    if fractional and not mock_gpus:
+        raise click.UsageError("--fractional says how --mock-gpus are given, and there are none")
     _rotate(home.log_file)
     ready, told = os.pipe()
     command_line = [
@@ -121,6 +151,8 @@ def start(
     ]  # fmt: skip
     if docker_host:
         command_line += ["--docker-host", docker_host]
+    if mock_gpus:
+        command_line += ["--mock-gpus", json.dumps({**mock_gpus, "fractional": fractional})]
     with home.log_file.open("ab") as log:
         log_from = log.tell()
         process = subprocess.Popen(
@@ -209,6 +241,8 @@ def up(
     listen: tuple[str, int] | None,
     backend: str,
     docker_host: str | None,
+    mock_gpus: dict[str, Any] | None,
+    fractional: bool,
     detach: bool,
     as_json: bool,
 ) -> int:
@@ -220,7 +254,14 @@ def up(
     place = Home(home_of(home))
     check_free(place)
     began = time.monotonic()
-    process, told = start(place, listen=choose_listen(listen), backend=backend, docker_host=docker_host)
+    process, told = start(
+        place,
+        listen=choose_listen(listen),
+        backend=backend,
+        docker_host=docker_host,
+        mock_gpus=mock_gpus,
+        fractional=fractional,
+    )
     told["seconds"] = round(time.monotonic() - began, 3)
     if state.json:
         print_json(told)

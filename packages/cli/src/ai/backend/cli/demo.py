@@ -39,6 +39,8 @@ def demo(
     listen: tuple[str, int] | None,
     backend: str,
     docker_host: str | None,
+    mock_gpus: dict[str, Any] | None,
+    fractional: bool,
     keep: bool,
 ) -> int:
     """Start a cluster here if none runs, and run code in a container of it.
@@ -54,7 +56,14 @@ def demo(
     began = time.monotonic()
     found = running(place)
     if found is None:
-        start(place, listen=choose_listen(listen), backend=backend, docker_host=docker_host)
+        start(
+            place,
+            listen=choose_listen(listen),
+            backend=backend,
+            docker_host=docker_host,
+            mock_gpus=mock_gpus,
+            fractional=fractional,
+        )
         found = running(place)
         assert found is not None, "a ready cluster has written its file"
         steps.did("cluster start", time.monotonic() - began, f"{found.endpoint}, {found.backend} backend")

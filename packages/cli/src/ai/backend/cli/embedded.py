@@ -72,6 +72,8 @@ class Options:
     listen: tuple[str, int]
     backend: str
     docker_host: str | None
+    mock_gpus: dict[str, Any] | None
+    """Options of the mock accelerator."""
     end_sessions: Callable[[], bool]
     """Asked at a clean shutdown: whether sessions are ended, or left for the next start to adopt."""
 
@@ -98,7 +100,11 @@ async def serve(options: Options, *, on_ready: Callable[[dict[str, Any]], None])
         ClusterConfig,
         home.config_file if home.config_file.exists() else None,
         environ=os.environ,
-        overrides={"agent.backend": options.backend, "agent.docker-host": options.docker_host},
+        overrides={
+            "agent.backend": options.backend,
+            "agent.docker-host": options.docker_host,
+            "agent.accelerators.mock": options.mock_gpus,
+        },
     )
     log.configure(settings.log.level)
     clock, rng = SystemClock(), secrets.SystemRandom()
@@ -171,6 +177,7 @@ def main() -> None:
     parser.add_argument("--listen", required=True, help="HOST:PORT")
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--docker-host")
+    parser.add_argument("--mock-gpus", type=json.loads)
     parser.add_argument("--ready-fd", type=int)
     given = parser.parse_args()
     host, _, port = given.listen.rpartition(":")
@@ -186,6 +193,7 @@ def main() -> None:
         listen=(host.strip("[]"), int(port)),
         backend=given.backend,
         docker_host=given.docker_host,
+        mock_gpus=given.mock_gpus,
         end_sessions=lambda: not home.leave_file.exists(),
     )
     try:

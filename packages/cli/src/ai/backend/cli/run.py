@@ -40,6 +40,12 @@ def start_options(function: Any) -> Any:
                 "-r", "--resources", type=PAIR, multiple=True, help="For example cpu=2 or mem=512m."
             ),
             click.option("--resource-opts", type=PAIR, multiple=True, help="For example shmem=128m."),
+            click.option(
+                "--device-model",
+                "device_models",
+                multiple=True,
+                help="Of its accelerators, a model that will do; may be given more than once.",
+            ),
             click.option("--tag", help="A word of yours to remember it by."),
             click.option("-g", "--group", help="The project."),
             click.option("-d", "--domain"),
@@ -74,6 +80,11 @@ def start_options(function: Any) -> Any:
     return function
 
 
+def _resource_opts(options: dict[str, Any]) -> dict[str, str]:
+    models = ",".join(options.pop("device_models"))
+    return dict(options.pop("resource_opts")) | ({"device_models": models} if models else {})
+
+
 def wishes_of(options: dict[str, Any]) -> dict[str, Any]:
     """Keyword arguments of `AsyncSessions.create` from the start options."""
     script = options.pop("bootstrap_script")
@@ -82,7 +93,7 @@ def wishes_of(options: dict[str, Any]) -> dict[str, Any]:
         "type": options.pop("kind"),
         "environ": dict(options.pop("environ")),
         "resources": slot_amounts(options.pop("resources")),
-        "resource_opts": dict(options.pop("resource_opts")),
+        "resource_opts": _resource_opts(options),
         "reuse": not options.pop("no_reuse"),
         "max_wait_s": options.pop("max_wait"),
         "bootstrap_script": script.read() if script else None,

@@ -3,12 +3,14 @@
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import strawberry
 
 from ai.backend.common.quantity import ResourceSlots
 from ai.backend.manager.access.policy import Action, Reach, reach
+from ai.backend.manager.agents.model import Accelerator
 from ai.backend.manager.agents.model import Agent as AgentRow
 from ai.backend.manager.directory import model as directory
 from ai.backend.manager.image.model import Image as ImageRow
@@ -326,13 +328,64 @@ def agent_of(one: AgentRow) -> Agent:
         addr=one.address,
         first_contact=one.first_contact_at,
         lost_at=one.lost_at,
-        live_stat=None,
+        live_stat=_live_stat(one),
         version=one.version,
-        compute_plugins=JSON({}),
-        hardware_metadata=JSON({"backend": one.backend}),
+        compute_plugins=JSON({a.key: {"version": a.version, **a.facts} for a in one.accelerators}),
+        hardware_metadata=JSON(
+            {"backend": one.backend, **{a.key: _hardware(one, a) for a in one.accelerators}}
+        ),
         local_config=JSON({}),
         cpu_cur_pct=None,
     )
+
+
+def _hardware(one: AgentRow, kind: Accelerator) -> dict[str, Any]:
+    """The published words for how a kind of device is."""
+    mine = [device for device in one.devices if device.id.startswith(f"{kind.key}/")]
+    broken = [f"{device.id}: {device.problem}" for device in mine if device.problem]
+    works = "healthy" if not broken else "degraded" if len(broken) < len(mine) else "unavailable"
+    return {
+        "status": "unavailable" if kind.problem else works,
+        "status_info": kind.problem or "; ".join(broken) or None,
+        "metadata": {device.id: device.model for device in mine},
+    }
+
+
+def _live_stat(one: AgentRow) -> JSON | None:
+    """How busy its devices are, in the published shape; nothing where that is not known."""
+    measured = [device for device in one.devices if device.percent is not None]
+    if not measured:
+        return None
+    devices: dict[str, dict[str, dict[str, str]]] = {}
+    for device in measured:
+        key = device.id.partition("/")[0]
+        devices.setdefault(f"{key}_util", {})[device.id] = _measure(device.percent or 0.0, 100, "pct")
+        if device.used_bytes is not None:
+            memory = _measure(device.used_bytes, device.memory_bytes, "bytes")
+            devices.setdefault(f"{key}_mem", {})[device.id] = memory
+    node = {
+        name: _measure(
+            sum(float(value["current"]) for value in each.values()),
+            sum(float(value["capacity"]) for value in each.values()),
+            next(iter(each.values()))["unit_hint"],
+        )
+        for name, each in devices.items()
+    }
+    return JSON({"node": node, "devices": devices})
+
+
+def _measure(current: float, capacity: float, unit: str) -> dict[str, str]:
+    percent = 100 * current / capacity if capacity else 0.0
+    return {
+        "current": _number(current),
+        "capacity": _number(capacity),
+        "pct": f"{percent:.2f}",
+        "unit_hint": unit,
+    }
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else f"{value:.3f}"
 
 
 @strawberry.type

@@ -7,17 +7,18 @@ from typing import Any
 from litestar import Response, get
 from litestar.types import ControllerRouterHandler
 
-from ai.backend.common.quantity import slot_type
+from ai.backend.common.quantity import format_amount, slot_type
 from ai.backend.common.wire.rest.root import (
     AgentItem,
     AgentList,
+    DeviceItem,
     Health,
     ImageItem,
     ImageList,
     Version,
 )
 from ai.backend.common.wire.version import CURRENT, MANAGER_VERSION
-from ai.backend.manager.agents.model import Agent
+from ai.backend.manager.agents.model import Agent, Device
 
 from ..auth import principal_of
 from ..call import AnyRequest, gateway_of, reply
@@ -113,6 +114,21 @@ async def get_resource_slots(request: AnyRequest) -> Response[bytes]:
     return reply({slot.slot_name: slot_type(slot.slot_name) for slot in slots})
 
 
+def device_item(device: Device) -> DeviceItem:
+    return DeviceItem(
+        id=device.id,
+        slot=device.slot,
+        model=device.model,
+        memory_bytes=device.memory_bytes,
+        numa_node=device.numa_node,
+        location=device.location,
+        problem=device.problem,
+        held=format_amount(device.slot, device.held),
+        percent=device.percent,
+        used_bytes=device.used_bytes,
+    )
+
+
 def agent_item(agent: Agent) -> AgentItem:
     return AgentItem(
         id=agent.id,
@@ -129,6 +145,7 @@ def agent_item(agent: Agent) -> AgentItem:
         version=agent.version,
         address=agent.address,
         last_seen_at=agent.last_seen_at.isoformat(),
+        devices=list(map(device_item, agent.devices)),
     )
 
 

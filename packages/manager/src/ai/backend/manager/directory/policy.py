@@ -23,8 +23,7 @@ Rule = tuple[str, Callable[[str, Any], Any]]
 NAME_CHARACTERS = re.compile(r"[\w][\w.@/-]{0,63}")
 USER_STATUSES = ("active", "inactive", "deleted", "before-verification")
 RATE_LIMIT_MAX = 10_000_000
-SELECTIONS = (Selection.CONCENTRATED, Selection.DISPERSED, Selection.ROUND_ROBIN, "legacy")
-"""By fragmentation only when agents tell their devices: without them it would be no more than a name."""
+SELECTIONS = (*Selection, "legacy")
 PREEMPTION_SCOPES = (Scope.USER, Scope.PROJECT, Scope.DOMAIN, "resource-group")
 COUNT_MAX = 2**31 - 1
 DOCUMENT_CHARACTERS_MAX = 65_536

@@ -44,6 +44,21 @@ class ManagerStatus(msgspec.Struct, frozen=True, kw_only=True):
     active_sessions: int
 
 
+class DeviceItem(Reply, frozen=True, kw_only=True):
+    """An accelerator of an agent."""
+
+    id: str
+    slot: Annotated[str, Meta(description="What sessions ask for to get it.")]
+    model: str
+    memory_bytes: int
+    numa_node: Annotated[int, Meta(description="-1: near none, or not known.")]
+    location: str
+    problem: Annotated[str, Meta(description="Why it can't be given; empty when it can.")]
+    held: Annotated[str, Meta(description="How much of it sessions hold; 1 is all of it.")]
+    percent: Annotated[float | None, Meta(description="How busy it was lately; null: not known.")]
+    used_bytes: int | None
+
+
 class AgentItem(Reply, frozen=True, kw_only=True):
     id: str
     status: str
@@ -59,6 +74,7 @@ class AgentItem(Reply, frozen=True, kw_only=True):
     version: str
     address: str
     last_seen_at: str
+    devices: list[DeviceItem] = msgspec.field(default_factory=list)
 
 
 class AgentList(Reply, frozen=True, kw_only=True):

@@ -24,9 +24,12 @@ class CreateConfig(Form, frozen=True, kw_only=True):
         SlotAmounts,
         Meta(description='Amounts by slot: `{"cpu": 1, "mem": "1g"}`. What is missing comes from the image.'),
     ] = msgspec.field(default_factory=dict)
-    resource_opts: Annotated[SlotAmounts, Meta(description="`shmem`: size of the shared memory.")] = (
-        msgspec.field(default_factory=dict, name="resource_opts")
-    )
+    resource_opts: Annotated[
+        SlotAmounts,
+        Meta(
+            description="`shmem`: size of the shared memory; `device_models`: models of accelerators that will do, with commas."
+        ),
+    ] = msgspec.field(default_factory=dict, name="resource_opts")
     resource_group: Annotated[
         str | None, Meta(description="Where to run; also accepted as `scalingGroup`.")
     ] = None
