@@ -5,8 +5,11 @@ import tempfile
 from pathlib import Path
 from random import Random
 
+from ai.backend.accelerator_mock.plugin import create
 from ai.backend.agent.config import AgentConfig
 from ai.backend.agent.container.errors import ContainerError
+from ai.backend.agent.resource.accelerator import Caller
+from ai.backend.agent.resource.device import Devices
 from ai.backend.agent.service import Agent
 from ai.backend.common.clock import Clock
 from ai.backend.common.ids import Random as RandomPort
@@ -46,6 +49,7 @@ async def make_real_agent(
         node.disk["folder"] = tempfile.TemporaryDirectory(prefix="sim-", dir=DISK)
         node.disk["runners"] = Runners(node.engine, Random(rng.getrandbits(64)))
     folder, runners = Path(node.disk["folder"].name), node.disk["runners"]
+    gpus = create({"count": node.gpus, "fractional": True})
     agent = Agent(
         config=CONFIG,
         clock=clock,
@@ -59,6 +63,7 @@ async def make_real_agent(
         architecture="x86_64",
         own_uid=None,
         capacity=node.capacity,
+        devices=Devices([Caller("mock", "1", gpus)] if gpus is not None else []),
     )
     return RealAgent(agent)
 

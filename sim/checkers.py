@@ -29,6 +29,10 @@ CAUSES = frozenset(
 RESULTS = frozenset({"success", "failure"})
 
 
+WHOLE = 1000
+"""Of a device, in milli."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionRow:
     id: str
@@ -49,6 +53,8 @@ class KernelRow:
     status: str
     agent_id: str | None
     slots: Mapping[str, int]
+    devices: Mapping[str, int] = field(default_factory=dict)
+    """In milli, by id."""
     attempt: int = 0
     """Of its session; those that are over have numbers."""
 
@@ -78,6 +84,8 @@ class ContainerFact:
     uid: int
     memory_bytes: int
     cpu_milli: int
+    devices: Mapping[str, int] = field(default_factory=dict)
+    """In milli, by id, as the container itself says."""
     network: str = ""
     """The network that it was started in, if any."""
 
@@ -130,6 +138,7 @@ class Checkers:
         self._containers = tuple(containers)
         self.checks += 1
         self._add(uid_violations(self._containers))
+        self._add(device_violations("containers", ((one.agent_id, one.devices) for one in self._containers)))
         self._add(network_violations(self._containers, self._networks))
         self._heal(now_s)
 
@@ -201,7 +210,13 @@ class Checkers:
         return found
 
     def _heal(self, now_s: float) -> None:
-        wrongs = set(mismatches(self._rows, self._containers)) | set(lonely(self._rows, self._networks))
+        held = ((one.agent_id or "", one.devices) for one in self._rows.kernels if one.occupies)
+        wrongs = {
+            *mismatches(self._rows, self._containers),
+            *lonely(self._rows, self._networks),
+            # An agent that takes another device than was chosen tells it a moment later.
+            *device_violations("rows", held),
+        }
         for wrong in [known for known in self._wrong_since if known not in wrongs]:
             del self._wrong_since[wrong]
         for wrong in sorted(wrongs):
@@ -277,6 +292,19 @@ def attempt_violations(rows: Rows) -> list[str]:
         f"session {short(kernel.session_id)} still holds what its attempt {kernel.attempt} got"
         for kernel in rows.kernels
         if kernel.attempt and kernel.status not in TERMINAL
+    ]
+
+
+def device_violations(where: str, held: Iterable[tuple[str, Mapping[str, int]]]) -> list[str]:
+    """Of no device more is given than there is."""
+    used: dict[tuple[str, str], int] = {}
+    for agent_id, devices in held:
+        for device, milli in devices.items():
+            used[agent_id, device] = used.get((agent_id, device), 0) + milli
+    return [
+        f"{where} hold {milli} of device {device} on {agent_id}, which has {WHOLE}"
+        for (agent_id, device), milli in sorted(used.items())
+        if milli > WHOLE
     ]
 
 

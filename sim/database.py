@@ -36,6 +36,7 @@ _KERNELS = sa.select(
     kernels.c.status,
     kernels.c.agent_id,
     kernels.c.requested_slots,
+    kernels.c.devices,
     kernels.c.attempt,
 )
 _DEPENDENCIES = sa.select(session_dependencies.c.session_id, session_dependencies.c.depends_on)
@@ -70,6 +71,7 @@ def rows_of(conn: sa.Connection) -> Rows:
                 status=row.status,
                 agent_id=row.agent_id,
                 slots=row.requested_slots,
+                devices=row.devices,
                 attempt=row.attempt,
             )
             for row in conn.execute(_KERNELS)

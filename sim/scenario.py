@@ -66,6 +66,7 @@ class Outcome:
 SCHEDULING: tuple[dict[str, Any], ...] = (
     {},
     {"reserve_after": 3},
+    {"reserve_after": 3, "agent_selection_strategy": "fragmentation"},
     {"reserve_after": 5, "preemption": {"enabled": True, "scope": "resource-group"}},
     {"reserve_after": 5, "preemption": {"enabled": True, "order": "oldest", "min_runtime": 5}},
     {"reserve_after": 5, "preemption": {"enabled": True, "scope": "resource-group", "mode": "reschedule"}},
@@ -125,6 +126,7 @@ async def _play(
             agent_id=f"i-node{number}",
             engine=FakeWorld(Random(rng.getrandbits(64))),
             capacity={"cpu": rng.choice((2000, 4000)), "mem": rng.choice((2, 4)) << 30},
+            gpus=rng.choice((0, 1, 2)),
         )
         for number in range(NODES)
     ]

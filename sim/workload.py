@@ -83,12 +83,19 @@ async def execute(manager: Manager, principal: Principal, name: str) -> Any:
 
 
 async def create(world: World, rng: Random, principal: Principal, who: str, name: str) -> None:
+    resources: dict[str, str | int | float] = {
+        "cpu": rng.choice(("0.5", "1", "2", "4")),
+        "mem": rng.choice(("256m", "1g", "4g")),
+    }
+    if any(node.gpus for node in world.nodes) and rng.random() < 0.4:
+        # Little else, so that several meet on one device.
+        resources = {"cpu": "0.5", "mem": "256m", "cuda.shares": rng.choice(("0.3", "0.5", "0.7", "1"))}
     draft = SessionDraft(
         name=name,
         image="python",
         cluster_size=rng.choice((1, 1, 1, 1, 2, 3)),
         cluster_mode=rng.choice(("single-node", "multi-node")),
-        resources={"cpu": rng.choice(("0.5", "1", "2", "4")), "mem": rng.choice(("256m", "1g", "4g"))},
+        resources=resources,
         enqueue_only=rng.random() < 0.5,
         reuse=rng.random() < 0.7,
         max_wait_s=rng.choice((0, 5, 30)),
@@ -97,7 +104,7 @@ async def create(world: World, rng: Random, principal: Principal, who: str, name
     )
     created = await act(
         world,
-        f"{who} creates {name} {draft.resources['cpu']}/{draft.resources['mem']}",
+        f"{who} creates {name} {'/'.join(map(str, resources.values()))}",
         lambda m: m.sessions.create(principal, draft),
     )
     if created is not None:

@@ -6,6 +6,7 @@ are real or the model (`sim.model_agent`), as the run wishes.
 """
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from ai.backend.agent.container.errors import ContainerFailed
 from ai.backend.agent.container.model import ContainerStatus, ExitCause, ExitInfo
+from ai.backend.agent.kernel.driver import LABEL_DEVICES
 from ai.backend.common.clock import Clock
 from ai.backend.common.errors import BackendError, Unavailable
 from ai.backend.common.ids import Random as RandomPort
@@ -86,6 +88,8 @@ class Node:
     agent_id: str
     engine: FakeWorld
     capacity: dict[str, int]
+    gpus: int = 0
+    """Of which shares are given."""
     disk: dict[str, Any] = field(default_factory=dict)
     """Whatever the agent program keeps between its lives."""
     process: "AgentProcess | None" = None
@@ -295,6 +299,7 @@ class World:
                 uid=container.spec.uid,
                 memory_bytes=container.spec.limits.memory_bytes,
                 cpu_milli=container.spec.limits.cpu_milli,
+                devices=_devices(container),
                 network=container.spec.network.name if container.spec.network else "",
             )
             for node in self.nodes
@@ -376,6 +381,12 @@ class World:
     def live(self) -> list[str]:
         """Ids of sessions that have not ended, by rows."""
         return [session.id for session in self.checkers.rows.sessions if session.status not in TERMINAL]
+
+
+def _devices(container: FakeContainer) -> dict[str, int]:
+    labels = dict(container.spec.labels)
+    held: dict[str, dict[str, int]] = json.loads(labels.get(LABEL_DEVICES, "{}"))
+    return {device: milli for given in held.values() for device, milli in given.items()}
 
 
 def _kernel_id(container: FakeContainer) -> str:
