@@ -57,6 +57,9 @@ class PlayedAgent:
     syncs: list[rpc.Sync] = field(default_factory=list)
     following: set[asyncio.Task[None]] = field(default_factory=set)
     logs: str = ""
+    devices: list[rpc.DeviceReport] = field(default_factory=list)
+    accelerators: list[rpc.AcceleratorReport] = field(default_factory=list)
+    usage: dict[str, rpc.DeviceUsage] = field(default_factory=dict)
     streams: StreamHandler | None = None
 
     async def handle(self, request: rpc.Request) -> rpc.Reply:
@@ -85,11 +88,16 @@ class PlayedAgent:
                 incarnation=kernel.incarnation,
                 state=KernelState.TERMINATED if kernel.target == "stop" else KernelState.RUNNING,
                 reason=kernel.stop_reason,
+                devices=self.given(kernel),
                 stats={"cpu_used_us": 1_500_000, "memory_peak_bytes": 10 << 20, "memory_bytes": 5 << 20},
             )
             for kernel in sync.kernels
         }
         await self.report()
+
+    def given(self, kernel: rpc.DesiredKernel) -> dict[str, int]:
+        """The devices that a kernel gets: those that were chosen for it."""
+        return kernel.devices
 
     async def report(self) -> None:
         self.sequence += 1
@@ -106,6 +114,9 @@ class PlayedAgent:
                 capacity=self.capacity,
                 images=self.images,
                 kernels=list(self.kernels.values()),
+                devices=self.devices,
+                accelerators=self.accelerators,
+                usage=self.usage,
             )
         )
 

@@ -439,7 +439,7 @@ def _check_possible(
             f"no agent has so many devices of the model {' or '.join(sorted(models))}",
             hint="Ask for fewer, or name other models.",
         )
-    nearest = min(candidates, key=lambda agent: len(slots.shortfalls(agent.capacity)))
+    nearest = min(candidates, key=lambda agent: _lack(slots, agent))
     texts = [short.texts() for short in slots.shortfalls(nearest.capacity)]
     raise ImpossibleResources(
         "no agent is large enough: "
@@ -447,6 +447,12 @@ def _check_possible(
         hint="Ask for less, or add a larger agent.",
         slots=texts,
     )
+
+
+def _lack(slots: ResourceSlots, agent: Agent) -> tuple[int, float]:
+    """In how many slots it is too small, and by how much of what is asked for."""
+    short = slots.shortfalls(agent.capacity)
+    return len(short), sum(1 - one.available / one.asked for one in short)
 
 
 def _has(agent: Agent, slots: ResourceSlots, models: frozenset[str]) -> bool:
